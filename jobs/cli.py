@@ -1,0 +1,146 @@
+"""Command line shared by all jobs: parse, run, report, exit code.
+
+Every job module holds a frozen dataclass ``Args`` (with a field ``json: str = ""``), a function
+``main(args) -> Report``, and ``def cli(): launch(Args, main, example="python -m jobs.NAME …")``, called under
+``if __name__ == "__main__"``. ``fpig NAME …`` runs the same module.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+DONE, FAILED, WRONG_USE, OVER_BUDGET = 0, 1, 2, 3
+
+JOBS = {
+    "make_synthetic": "make a small world of captioned H.264 videos",
+    "write_shards": "pack a folder of videos and a table of captions into WebDataset shards",
+    "index_shards": "write the manifest of a shard set and report what is wrong with it",
+    "pretrain_clip": "train the small CLIP that the demo starts from",
+    "train": "train a retrieval model on a Ray cluster",
+    "embed_corpus": "embed every video of a manifest, exactly once",
+    "verify_corpus": "prove from storage that a corpus is complete and sound",
+    "evaluate": "score a corpus under the evaluation protocol",
+    "search": "search a corpus by text",
+    "draw_tokens": "draw which visual tokens the model kept",
+    "doctor": "check the installation, the devices and the services",
+    "demo": "run the whole path on synthetic videos",
+}
+
+ArgsT = TypeVar("ArgsT")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a job tells at its end: ``summary`` is shown as a table and is the content of ``--json FILE``."""
+
+    title: str
+    summary: Mapping[str, Any]
+    next_command: str = ""
+    exit_code: int = DONE
+
+
+def parse(args_type: Any, argv: list[str], *, prog: str, example: str, default: Any = None) -> Any:
+    """Parse ``argv`` into ``args_type``.
+
+    Raises:
+        ValueError: a wrong argument; the message is one line.
+    """
+    description = f"{(args_type.__doc__ or '').strip()}\n\nExample: {example}"
+    options = {} if default is None else {"default": default}
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(args_type, prog=prog, description=description, args=argv, **options)
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+        raise ValueError(f"{_first_sentence(errors.getvalue())} (see {prog} --help)") from None
+
+
+def _first_sentence(boxed: str) -> str:
+    """The message inside tyro's box, up to its first rule, on one line."""
+    lines = []
+    for line in boxed.splitlines():
+        text = line.strip("│ ").strip()
+        if lines and (not text or set(text) <= set("─╰╯")):
+            break
+        if line.startswith("│") and text:
+            lines.append(text)
+    return " ".join(lines) or boxed.strip()
+
+
+def launch(args_type: type[ArgsT], job: Callable[[ArgsT], Report], *, example: str) -> None:
+    """Parse the command line, run ``job`` and leave the process with its exit code."""
+    name = example.split()[2].removeprefix("jobs.")
+    prog = f"python -m jobs.{name}"
+    execute(name, lambda argv: parse(args_type, argv, prog=prog, example=example), job)
+
+
+def execute(name: str, read_args: Callable[[list[str]], Any], job: Callable[[Any], Report]) -> None:
+    """Run one job: ``ValueError`` is a wrong request (one line, exit code 2), all else is a failure."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+    errors, start = Console(stderr=True), time.monotonic()
+    try:
+        args = read_args(sys.argv[1:])
+        report = job(args)
+    except ValueError as error:
+        errors.print(f"fpig {name}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(WRONG_USE)
+    except KeyboardInterrupt:
+        errors.print(f"fpig {name}: interrupted", style="red")
+        sys.exit(FAILED)
+    if args.json:
+        write_json(args.json, report.summary)
+    show(report, seconds=time.monotonic() - start)
+    sys.exit(report.exit_code)
+
+
+def show(report: Report, *, seconds: float) -> None:
+    """Print the report's plain values as a two-column table, then the next useful command."""
+    table = Table(title=report.title, show_header=False, title_justify="left")
+    for key, value in report.summary.items():
+        if not isinstance(value, (dict, list)):
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    table.add_row("seconds", f"{seconds:.1f}")
+    console = Console()
+    console.print(table)
+    if report.next_command:
+        console.print(f"Next: {report.next_command}", soft_wrap=True, highlight=False, markup=False)
+
+
+def write_json(path: str, value: Mapping[str, Any]) -> None:
+    """Write a machine-readable result to ``path``, replacing it in one step."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".tmp")
+    draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    draft.replace(target)
+
+
+def main() -> None:
+    """Entry point of ``fpig NAME …``."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        width = max(map(len, JOBS))
+        print("usage: fpig JOB [options]     (fpig JOB --help for each)\n")
+        print("\n".join(f"  {job:<{width}}  {text}" for job, text in JOBS.items()))
+        sys.exit(DONE)
+    if name not in JOBS:
+        print(f"fpig: got job {name!r}, wanted one of {', '.join(JOBS)}", file=sys.stderr)
+        sys.exit(WRONG_USE)
+    del sys.argv[1]
+    importlib.import_module(f"jobs.{name}").cli()
