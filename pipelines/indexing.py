@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.manifest import MANIFEST_SCHEMA, OK, save_manifest
-from pipelines.samples import Sample, collect_samples
+from pipelines.samples import collect_samples
 from pipelines.tarwalk import ShardError
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
@@ -53,6 +53,7 @@ def index_shards(
 
     Raises:
         ValueError: there is no tar.
+        OSError: the store refuses or does not answer. A manifest that lacks a shard by accident is never written.
     """
     shards = find_shards(root_url)
     if not shards:
@@ -88,14 +89,10 @@ def find_shards(root_url: str) -> list[str]:
 
 def _index_one(root_url: str, shard: str) -> tuple[list[dict[str, Any]], list[BadShard], int]:
     """(rows in the order of the tar, what is wrong with the shard as a whole, number of ignored members)."""
-    url, samples, num_ignored = storage.join(root_url, shard), list[Sample](), 0
-    shard_bytes = 0
-    try:
-        shard_bytes = storage.size(url)
-        samples, num_ignored, error = collect_samples(storage.read_chunks(url))
-        if error is None and not samples:
-            error = ShardError("no_samples", f"{num_ignored} other members")
-    except OSError as failure:
-        error = ShardError("read_failed", f"{type(failure).__name__}: {failure}")
+    url = storage.join(root_url, shard)
+    shard_bytes = storage.size(url)
+    samples, num_ignored, error = collect_samples(storage.read_chunks(url))
+    if error is None and not samples:
+        error = ShardError("no_samples", f"{num_ignored} other members")
     bad = [] if error is None else [BadShard(shard=shard, code=error.code, detail=error.detail)]
     return [sample.row(shard, shard_bytes) for sample in samples], bad, num_ignored

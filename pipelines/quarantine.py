@@ -17,7 +17,6 @@ STAGES = {
         "missing_shard": "the shard is gone",
         "short_read": "the shard ends before the sample",
         "changed_bytes": "the bytes are not those that were indexed",
-        "read_failed": "the store did not answer, also after retries",
     },
     "decode": {
         "bad_suffix": "no demuxer is allowed for the suffix",

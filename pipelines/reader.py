@@ -35,6 +35,9 @@ def read_videos(
 
     Videos that lie near each other in a shard are read by one request of at most ``max_range_bytes`` (more only for
     one single video). The caller bounds memory by the number of rows.
+
+    Raises:
+        OSError: the store refuses or does not answer. An outage says nothing about a sample, so it rejects none.
     """
     samples = manifest.table.select(_COLUMNS).take(pa.array(rows, pa.int64())).to_pylist()
     results: list[bytes | SampleError | None] = [
@@ -76,8 +79,6 @@ def _read_range(
         data = storage.read_bytes(manifest.shard_url(item.shard), start=item.start, length=item.stop - item.start)
     except FileNotFoundError:
         data = SampleError("missing_shard", item.shard)
-    except OSError as error:
-        data = SampleError("read_failed", f"{item.shard}: {type(error).__name__}: {error}")
     for position in item.positions:
         yield position, data if isinstance(data, SampleError) else _cut(data, item, samples[position])
 

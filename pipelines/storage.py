@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import tenacity
+from aiohttp import ClientError
+from botocore.exceptions import BotoCoreError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnection
 from fsspec.core import url_to_fs
 
 SCHEMES = ("", "file", "s3", "memory")
@@ -70,17 +73,23 @@ def size(url: str) -> int:
 
 
 def read_bytes(url: str, *, start: int = 0, length: int | None = None) -> bytes:
-    """The object, or its bytes [start, start + length); shorter where a local object ends before.
+    """The object, or its bytes [start, start + length); fewer where the object ends before.
 
     Raises:
         FileNotFoundError: no such object.
-        OSError: the store refuses, also after retries.
+        OSError: the store refuses, or does not answer also after retries.
     """
     filesystem, path = _resolve(url)
     if length == 0:
         return b""
     end = None if length is None else start + length
-    return _retrying(filesystem.cat_file, path, start=start or (None if end is None else 0), end=end)
+    try:
+        return _retrying(filesystem.cat_file, path, start=start or (None if end is None else 0), end=end)
+    except OSError:
+        # S3 refuses a range that starts behind the end, where a file gives nothing.
+        if start and start >= size(url):
+            return b""
+        raise
 
 
 def read_chunks(url: str, *, chunk_bytes: int = _RANGE_BYTES) -> Iterator[bytes]:
@@ -164,8 +173,15 @@ def _is_transient(error: BaseException) -> bool:
     if isinstance(error, OSError):
         # s3fs builds some of its errors with the number as their only argument.
         return bool({error.errno, *error.args[:1]} & _TRANSIENT_ERRNO)
-    # botocore's transport errors are no OSErrors; its import is not needed to know them.
-    return type(error).__module__.startswith(("botocore.", "aiohttp.")) and "Connect" in type(error).__name__
+    return isinstance(error, (NoConnection, HTTPClientError, ClientError))
+
+
+def _retrying(call: Any, *args: Any, **options: Any) -> Any:
+    try:
+        return _attempt(call, *args, **options)
+    except (BotoCoreError, ClientError) as error:
+        remedy = "check AWS_ENDPOINT_URL, the region and the credentials"
+        raise ConnectionError(f"got no answer from the store for {args[0]}: {error}; {remedy}") from error
 
 
 @tenacity.retry(
@@ -174,5 +190,5 @@ def _is_transient(error: BaseException) -> bool:
     wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
     reraise=True,
 )
-def _retrying(call: Any, *args: Any, **options: Any) -> Any:
+def _attempt(call: Any, *args: Any, **options: Any) -> Any:
     return call(*args, **options)

@@ -30,7 +30,6 @@ SHARD_REASONS = {
     "bad_header": "a header inside the tar is damaged",
     "cut_member": "the file ends inside a member",
     "no_end": "the end-of-archive blocks are missing, so the file may be cut",
-    "read_failed": "the store did not give the file",
 }
 
 

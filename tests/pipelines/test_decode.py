@@ -1,6 +1,7 @@
 import io
 import pickle
 import struct
+from typing import Any
 
 import av
 import numpy as np
@@ -116,7 +117,7 @@ def test_containers_without_frames_are_told():
     for fmt, codec in [("mp4", "libx264"), ("avi", "mpeg4"), ("matroska", "libx264")]:
         buffer = io.BytesIO()
         with av.open(buffer, "w", format=fmt) as container:
-            stream = container.add_stream(codec, rate=10)
+            stream: Any = container.add_stream(codec, rate=10)
             stream.width = stream.height = 32
             container.start_encoding()
         codes.append(code_of(buffer.getvalue(), suffix={"matroska": "mkv"}.get(fmt, fmt)))

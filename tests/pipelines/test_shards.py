@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.annotations import Record
 from pipelines.shards import plan_shards, write_shards
+from tests.pipelines.test_tarwalk import body
 
 
 def record(path, *, captions=("a caption 🐈",), **fields):
@@ -29,7 +30,7 @@ def read_all(out):
     shards = {}
     for path in sorted(out.glob("*.tar")):
         with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
-            shards[path.name] = {member.name: tar.extractfile(member).read() for member in tar}
+            shards[path.name] = {member.name: body(tar, member) for member in tar}
     return shards
 
 

@@ -3,6 +3,7 @@ import os
 import uuid
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +38,17 @@ def test_what_is_written_is_read_listed_and_measured(folder):
 def test_ranges_equal_slices(folder):
     url, data = storage.join(folder, "x"), os.urandom(1000)
     storage.write_bytes(url, data)
-    for start, length in [(0, 10), (990, 10), (5, 0), (0, None), (17, None), (0, 1000)]:
+    for start, length in [
+        (0, 10),
+        (990, 10),
+        (5, 0),
+        (0, None),
+        (17, None),
+        (0, 1000),
+        (995, 20),
+        (1000, 1),
+        (2000, 9),
+    ]:
         stop = None if length is None else start + length
         assert storage.read_bytes(url, start=start, length=length) == data[start:stop]
     assert b"".join(storage.read_chunks(url, chunk_bytes=77)) == data
@@ -81,6 +92,9 @@ def test_relative_undoes_join(base, parts):
         assert storage.parent(storage.join(base, *parts)) == storage.join(base, *parts[:-1])
 
 
+NO_ANSWER = EndpointConnectionError(endpoint_url="http://localhost:1")
+
+
 def failing(monkeypatch, error, times):
     """A memory object whose reads fail the first ``times`` times; the list of calls."""
     url = f"memory://{uuid.uuid4().hex}/x"
@@ -95,11 +109,11 @@ def failing(monkeypatch, error, times):
         return read(*args, **options)
 
     monkeypatch.setattr(type(filesystem), "cat_file", lambda _, *args, **options: flaky(*args, **options))
-    monkeypatch.setattr(storage._retrying.retry, "sleep", lambda _: None)
+    monkeypatch.setattr(storage._attempt.retry, "sleep", lambda _: None)
     return url, calls
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(errno.EBUSY)])
+@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(errno.EBUSY), NO_ANSWER])
 def test_transient_failures_are_tried_again(monkeypatch, error):
     url, calls = failing(monkeypatch, error, times=2)
     assert storage.read_bytes(url) == b"data"
@@ -111,6 +125,12 @@ def test_retries_are_bounded(monkeypatch):
     with pytest.raises(ConnectionResetError, match="gone"):
         storage.read_bytes(url)
     assert len(calls) == 4
+
+
+def test_a_store_that_never_answers_is_a_connection_error(monkeypatch):
+    url, _ = failing(monkeypatch, NO_ANSWER, times=99)
+    with pytest.raises(ConnectionError, match="check AWS_ENDPOINT_URL"):
+        storage.read_bytes(url)
 
 
 @pytest.mark.parametrize("error", [PermissionError("no"), FileNotFoundError(), OSError(errno.EINVAL, "x")])
