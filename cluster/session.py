@@ -1,8 +1,11 @@
 """Connecting to Ray."""
 
+import math
 import os
+import time
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 MIN_LOGICAL_CPUS = 8
 
@@ -15,24 +18,33 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True, logging_level="warning")
+        ray.init(logging_level="warning")
     else:
         num_cpus = max(os.cpu_count() or 1, MIN_LOGICAL_CPUS)
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, logging_level="warning")
 
 
-def require_resources(*, cpus: float, gpus: float, purpose: str) -> None:
+def require_resources(*, cpus: float, gpus: float, purpose: str, wait_s: float = 0) -> None:
     """Refuse a placement that the cluster could never serve, instead of waiting for ever.
+
+    With ``wait_s`` an autoscaling cluster is first asked to grow, and given that many seconds to do so.
 
     Raises:
         ValueError: the cluster has fewer CPUs or GPUs.
     """
-    have = ray.cluster_resources()
-    have_cpus, have_gpus = have.get("CPU", 0), have.get("GPU", 0)
-    if have_cpus < cpus or have_gpus < gpus:
-        raise ValueError(
-            f"{purpose} wants {cpus:g} CPUs and {gpus:g} GPUs, the Ray cluster has {have_cpus:g} and {have_gpus:g}; "
-            "add nodes, or ask for fewer or smaller workers"
-        )
+    deadline = time.monotonic() + wait_s
+    if wait_s:
+        request_resources(bundles=[{"CPU": 1}] * math.ceil(cpus) + [{"GPU": 1}] * math.ceil(gpus))
+    while True:
+        have = ray.cluster_resources()
+        have_cpus, have_gpus = have.get("CPU", 0), have.get("GPU", 0)
+        if have_cpus >= cpus and have_gpus >= gpus:
+            return
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(1)
+    raise ValueError(
+        f"{purpose} wants {cpus:g} CPUs and {gpus:g} GPUs, the Ray cluster has {have_cpus:g} and {have_gpus:g}; "
+        "add nodes, give an autoscaling cluster time to grow (wait_s), or ask for fewer or smaller workers"
+    )
