@@ -1,0 +1,202 @@
+"""From the bytes of one video to the frames a model sees.
+
+The bytes come from outside: the demuxer is forced by the suffix, nothing but the given bytes is opened, one thread
+decodes, and pixels, frames, seconds and bytes are limited.
+"""
+
+import dataclasses
+import io
+import itertools
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image
+
+from fpig_core.frames import jittered_indices, uniform_indices
+from fpig_core.preprocess import Preprocess
+from pipelines.quarantine import SampleError
+
+DEMUXERS = {"mp4": "mov", "mov": "mov", "mkv": "matroska", "webm": "matroska", "avi": "avi"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What one video may cost before it is rejected as ``too_large``."""
+
+    max_bytes: int = 2 << 30
+    max_pixels: int = 8192 * 4320
+    max_frames: int = 500_000
+    max_seconds: float = 6 * 3600.0
+
+
+def decode_frames(
+    data: bytes,
+    *,
+    suffix: str,
+    preprocess: Preprocess,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    rng: np.random.Generator | None = None,
+    limits: DecodeLimits = DecodeLimits(),
+) -> np.ndarray:
+    """Frames chosen by number from a video, or from its segment [start_s, end_s) in seconds from its first frame.
+
+    With ``rng`` the frame numbers are jittered (training), else they are uniform. The result equals taking the same
+    numbers from a complete decode in display order. A damaged stream is rejected, not shown in part.
+
+    Returns:
+        uint8 [F, 3, H, W], contiguous.
+
+    Raises:
+        SampleError: a code of the ``decode`` stage.
+    """
+    demuxer = DEMUXERS.get(suffix.lower())
+    if demuxer is None:
+        raise SampleError("bad_suffix", f"got {suffix!r}, wanted one of {', '.join(DEMUXERS)}")
+    if len(data) > limits.max_bytes:
+        raise SampleError("too_large", f"{len(data)} bytes, limit {limits.max_bytes}")
+    try:
+        container = av.open(
+            io.BytesIO(data),
+            mode="r",
+            format=demuxer,
+            options={"protocol_whitelist": "none", "max_pixels": str(limits.max_pixels)},
+            metadata_errors="replace",
+        )
+    except FFmpegError as error:
+        raise SampleError("bad_container", _text(error)) from error
+    with container:
+        clip = _Clip(container, limits)
+
+        def choose(time_N: np.ndarray) -> np.ndarray:
+            first, last = _segment(time_N, start_s, end_s)
+            count, num_frames = last - first, preprocess.num_frames
+            numbers = uniform_indices(count, num_frames) if rng is None else jittered_indices(count, num_frames, rng)
+            return first + numbers
+
+        number_F = choose(clip.packet_times())
+        frames = clip.take(number_F, preprocess)
+        if frames is None:
+            # The decoder gives other frames than the packets promise (cut groups of pictures, edit lists): count them.
+            number_F = choose(clip.frame_times())
+            frames = clip.take(number_F, preprocess)
+    if frames is None:
+        raise SampleError("bad_stream", "two decodes of the stream give different frames")
+    return frames
+
+
+class _Clip:
+    """The video stream of an open container, demuxed once and decoded as often as needed."""
+
+    def __init__(self, container: InputContainer, limits: DecodeLimits):
+        if not container.streams.video:
+            raise SampleError("no_stream")
+        self._limits = limits
+        self._stream: VideoStream = container.streams.video[0]
+        self._codec = self._stream.codec_context
+        self._codec.thread_count = 1
+        self._codec.thread_type = "NONE"
+        self._check_pixels(self._codec.width, self._codec.height)
+        self._packets = self._demux(container)
+
+    def packet_times(self) -> np.ndarray:
+        """float64 [N] ascending display times in seconds, as the packets tell them, the first at 0."""
+        stamps = [packet.dts if packet.pts is None else packet.pts for packet in self._packets if not packet.is_discard]
+        return self._seconds(stamps)
+
+    def frame_times(self) -> np.ndarray:
+        """The same as the decoder tells it, at the price of a full decode."""
+        return self._seconds([frame.pts for frame in self._decode()])
+
+    def take(self, number_F: np.ndarray, preprocess: Preprocess) -> np.ndarray | None:
+        """uint8 [F, 3, H, W] of the frames with these numbers, or None if the decoder ends before the last of them."""
+        wanted, last = set(number_F.tolist()), int(number_F.max())
+        images: dict[int, np.ndarray] = {}
+        for number, frame in enumerate(self._decode()):
+            if number in wanted:
+                self._check_pixels(frame.width, frame.height)
+                images[number] = _to_model_size(frame, preprocess)
+            if number == last:
+                break
+        if last not in images:
+            return None
+        return np.stack([images[number] for number in number_F.tolist()])
+
+    def _demux(self, container: InputContainer) -> list[Packet]:
+        try:
+            demuxed = itertools.islice(container.demux(self._stream), self._limits.max_frames + 2)
+            packets = [packet for packet in demuxed if packet.size]
+        except FFmpegError as error:
+            raise SampleError("bad_container", _text(error)) from error
+        if not packets:
+            raise SampleError("no_frames")
+        if len(packets) > self._limits.max_frames:
+            raise SampleError("too_large", f"over {self._limits.max_frames} frames")
+        if any(packet.is_corrupt for packet in packets):
+            raise SampleError("bad_stream", "the container ends inside a packet")
+        return packets
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        """All frames in display order, from the start."""
+        self._codec.flush_buffers()
+        try:
+            for packet in [*self._packets, None]:
+                yield from self._codec.decode(packet)
+        except FFmpegError as error:
+            raise SampleError("bad_stream", _text(error)) from error
+
+    def _seconds(self, stamps: list[int | None]) -> np.ndarray:
+        if not stamps:
+            raise SampleError("no_frames")
+        if any(stamp is None for stamp in stamps):
+            rate = float(self._stream.average_rate or 25)
+            return np.arange(len(stamps)) / rate
+        time_N = np.sort(np.asarray(stamps, dtype=np.float64)) * float(self._stream.time_base or 0)
+        time_N -= time_N[0]
+        if time_N[-1] > self._limits.max_seconds:
+            raise SampleError("too_large", f"{time_N[-1]:.0f} s, limit {self._limits.max_seconds:.0f} s")
+        return time_N
+
+    def _check_pixels(self, width: int, height: int) -> None:
+        if width * height > self._limits.max_pixels:
+            raise SampleError("too_large", f"{width}×{height} pixels, limit {self._limits.max_pixels}")
+
+
+def _segment(time_N: np.ndarray, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """Frame numbers [first, last) shown in [start_s, end_s): at least the frame that is on screen at the start."""
+    first, last, step = 0, len(time_N), float(np.diff(time_N).mean()) if len(time_N) > 1 else 0.0
+    if start_s is not None:
+        if start_s > time_N[-1] + step:
+            raise SampleError("empty_segment", f"starts at {start_s} s, the video ends at {time_N[-1] + step:.3f} s")
+        first = min(int(np.searchsorted(time_N, start_s - 1e-6)), len(time_N) - 1)
+    if end_s is not None:
+        last = int(np.searchsorted(time_N, end_s - 1e-6))
+    if last <= first:
+        on_screen = int(np.searchsorted(time_N, (start_s or 0.0) + 1e-6)) - 1
+        return max(on_screen, 0), max(on_screen, 0) + 1
+    return first, last
+
+
+def _to_model_size(frame: VideoFrame, preprocess: Preprocess) -> np.ndarray:
+    """uint8 [3, H, W]: upright, resized with antialiased bicubic, the centre cropped."""
+    rgb_HW3 = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    image = Image.fromarray(np.rot90(rgb_HW3, k=round(frame.rotation / 90) % 4))
+    side, (width, height) = preprocess.size, image.size
+    if preprocess.resize_mode == "squash":
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    else:
+        shortest = min(width, height)
+        width, height = int(side * width / shortest), int(side * height / shortest)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _text(error: FFmpegError) -> str:
+    return f"{type(error).__name__}: {error.strerror or error}"

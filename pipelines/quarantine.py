@@ -1,0 +1,58 @@
+"""Why a sample is rejected: one table of reason codes, and the exception that carries one."""
+
+STAGES = {
+    "index": {
+        "no_video": "the sample has captions but no video member",
+        "many_videos": "the sample has more than one video member",
+        "empty_video": "the video member holds no bytes",
+        "bad_json": "the json member is not the expected object",
+        "bad_text": "the txt member is not UTF-8",
+        "bad_segment": "start_s and end_s are not a span of time",
+        "text_too_large": "a json or txt member is over the size limit",
+        "duplicate_key": "two samples or two members of the shard share a name",
+        "dotted_key": "the key holds a dot, so readers disagree about where it ends",
+        "cut_member": "a member runs past the end of the shard",
+    },
+    "read": {
+        "missing_shard": "the shard is gone",
+        "short_read": "the shard ends before the sample",
+        "changed_bytes": "the bytes are not those that were indexed",
+        "read_failed": "the store did not answer, also after retries",
+    },
+    "decode": {
+        "bad_suffix": "no demuxer is allowed for the suffix",
+        "too_large": "the video is over a limit on bytes, pixels, frames or seconds",
+        "bad_container": "the container cannot be opened as what its suffix says",
+        "no_stream": "the container holds no video stream",
+        "no_frames": "the video stream holds no frame",
+        "bad_stream": "the video stream cannot be decoded to its end",
+        "empty_segment": "the segment lies outside the video",
+    },
+    "encode": {
+        "not_finite": "the model gave a vector that is not finite",
+    },
+}
+REASONS: dict[str, str] = {code: text for codes in STAGES.values() for code, text in codes.items()}
+_STAGE_OF = {code: stage for stage, codes in STAGES.items() for code in codes}
+
+
+def stage_of(code: str) -> str:
+    """The stage (``index``, ``read``, ``decode``, ``encode``) at which ``code`` is found."""
+    return _STAGE_OF[code]
+
+
+class SampleError(Exception):
+    """One sample is unusable. ``code`` is a key of ``REASONS``; ``detail`` says what was seen."""
+
+    def __init__(self, code: str, detail: str = ""):
+        assert code in REASONS, code
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+    @property
+    def stage(self) -> str:
+        return stage_of(self.code)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail or REASONS[self.code]}"

@@ -1,0 +1,158 @@
+"""Files and objects by URL: local paths, ``s3://`` and ``memory://``, all through fsspec.
+
+Writes appear whole or not at all. Reads ask for exact ranges and are retried a bounded number of times.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import tenacity
+from fsspec.core import url_to_fs
+
+SCHEMES = ("", "file", "s3", "memory")
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")
+_TRANSIENT_ERRNO = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO)}
+_RANGE_BYTES = 8 << 20
+_DRAFT = ".draft-"
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError unless ``url`` is a plain path or an URL of an allowed scheme."""
+    if not url or "\0" in url:
+        raise ValueError(f"got the location {url!r}, wanted a path or an URL such as s3://bucket/folder")
+    found = _SCHEME.match(url)
+    scheme = found[1].lower() if found else ""
+    if scheme not in SCHEMES or "::" in url or (scheme and not url[len(scheme) :].startswith("://")):
+        raise ValueError(
+            f"got {url!r}, wanted a path, file://, s3:// or memory://; "
+            "copy the data to one of these (a local name with a colon needs ./ in front)"
+        )
+
+
+def join(url: str, *parts: str) -> str:
+    """``url`` and ``parts`` with one slash between them."""
+    if not parts:
+        return url
+    base = url if url.endswith("://") else url.rstrip("/") or "/"
+    tail = "/".join(part.strip("/") for part in parts)
+    return base + tail if base.endswith("/") else f"{base}/{tail}"
+
+
+def parent(url: str) -> str:
+    """The folder that holds ``url``."""
+    head, slash, _ = url.rstrip("/").rpartition("/")
+    return head or slash or "."
+
+
+def exists(url: str) -> bool:
+    filesystem, path = _resolve(url)
+    return _retrying(filesystem.exists, path)
+
+
+def size(url: str) -> int:
+    """Bytes of one object. Raises FileNotFoundError."""
+    filesystem, path = _resolve(url)
+    return int(_retrying(filesystem.info, path)["size"])
+
+
+def read_bytes(url: str, *, start: int = 0, length: int | None = None) -> bytes:
+    """The object, or its bytes [start, start + length); shorter where a local object ends before.
+
+    Raises:
+        FileNotFoundError: no such object.
+        OSError: the store refuses, also after retries.
+    """
+    filesystem, path = _resolve(url)
+    if length == 0:
+        return b""
+    end = None if length is None else start + length
+    return _retrying(filesystem.cat_file, path, start=start or (None if end is None else 0), end=end)
+
+
+def read_chunks(url: str, *, chunk_bytes: int = _RANGE_BYTES) -> Iterator[bytes]:
+    """The object front to back in ranges of ``chunk_bytes``, in bounded memory; each range is retried by itself."""
+    total = size(url)
+    for start in range(0, total, chunk_bytes):
+        yield read_bytes(url, start=start, length=min(chunk_bytes, total - start))
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a whole object at once: readers see the old one or the new one, never a part."""
+    filesystem, path = _resolve(url)
+    if not _is_local(filesystem):
+        _retrying(filesystem.pipe_file, path, data)
+        return
+    with _replacing(path) as draft:
+        draft.write(data)
+
+
+def upload(local_path: str | Path, url: str) -> None:
+    """Copy a local file to ``url`` in bounded memory; it appears at once."""
+    filesystem, path = _resolve(url)
+    if not _is_local(filesystem):
+        _retrying(filesystem.put_file, str(local_path), path)
+        return
+    with open(local_path, "rb") as source, _replacing(path) as draft:
+        while chunk := source.read(_RANGE_BYTES):
+            draft.write(chunk)
+
+
+def list_files(url: str, *, suffix: str = "") -> list[str]:
+    """All objects under a folder, at any depth, whose name ends in ``suffix``: sorted, [] without a folder."""
+    filesystem, path = _resolve(url)
+    root = path.rstrip("/") + "/"
+    found = _retrying(filesystem.find, path)
+    names = [name[len(root) :] for name in found if name.startswith(root) and name.endswith(suffix)]
+    return sorted(join(url, name) for name in names if _DRAFT not in name)
+
+
+def _resolve(url: str) -> tuple[Any, str]:
+    check_url(url)
+    # A cached listing would hide what other workers have written since.
+    return url_to_fs(url, use_listings_cache=False)
+
+
+def _is_local(filesystem: Any) -> bool:
+    return "file" in filesystem.protocol
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[IO[bytes]]:
+    """A temporary file beside ``path`` that takes its place when the block ends well."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_DRAFT) as folder:
+        draft = Path(folder) / "draft"
+        with open(draft, "wb") as sink:
+            yield sink
+            sink.flush()
+            os.fsync(sink.fileno())
+        os.replace(draft, target)
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Worth another try: time-outs, dropped connections, a store that asks to slow down."""
+    if isinstance(error, (ConnectionError, TimeoutError, asyncio.TimeoutError)):
+        return True
+    if isinstance(error, OSError):
+        # s3fs builds some of its errors with the number as their only argument.
+        return bool({error.errno, *error.args[:1]} & _TRANSIENT_ERRNO)
+    # botocore's transport errors are no OSErrors; its import is not needed to know them.
+    return type(error).__module__.startswith(("botocore.", "aiohttp.")) and "Connect" in type(error).__name__
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(_is_transient),
+    stop=tenacity.stop_after_attempt(4),
+    wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+    reraise=True,
+)
+def _retrying(call: Any, *args: Any, **options: Any) -> Any:
+    return call(*args, **options)

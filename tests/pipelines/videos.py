@@ -1,0 +1,31 @@
+"""Small videos written on the fly, and their complete decode as an oracle."""
+
+import io
+
+import av
+import numpy as np
+
+
+def make_video(*, num_frames=30, height=48, width=64, fmt="mp4", codec="libx264", fps=10, gop=8, b_frames=2, seed=0):
+    """Bytes of a video whose frames all differ."""
+    rng = np.random.default_rng(seed)
+    base_HW3 = rng.integers(0, 256, (height, width, 3))
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=fmt) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size = gop
+        stream.codec_context.max_b_frames = b_frames
+        for number in range(num_frames):
+            image = np.roll(base_HW3, 2 * number, axis=1).astype(np.uint8)
+            image[:, : 1 + number % width] = (number * 8) % 256
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def all_frames(data):
+    """uint8 [N, H, W, 3]: every frame of the video at its own size, and their times in seconds."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = list(container.decode(video=0))
+        return np.stack([f.to_ndarray(format="rgb24") for f in frames]), [f.time for f in frames]
