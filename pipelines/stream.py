@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -36,17 +35,10 @@ class StreamSource:
     block_rows: int
 
 
-def captioned_rows(manifest: Manifest) -> np.ndarray:
-    """The rows a model can learn from, in manifest order: indexed without fault, with at least one caption."""
-    healthy = pc.equal(manifest.table["status"], "ok")
-    captioned = pc.greater(pc.list_value_length(manifest.table["captions"]), 0)
-    return np.flatnonzero(pc.fill_null(pc.and_(healthy, captioned), False).to_numpy())
-
-
 @functools.lru_cache(maxsize=4)
 def _fetch(reference: "ray.ObjectRef[Manifest]") -> tuple[Manifest, np.ndarray]:
     manifest = ray.get(reference)
-    return manifest, captioned_rows(manifest)
+    return manifest, np.flatnonzero(manifest.captioned)
 
 
 def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset":
