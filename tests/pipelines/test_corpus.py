@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipelines.manifest import MANIFEST_SCHEMA, Manifest, manifest_digest, sample_uid
 
 from pipelines import storage
 from pipelines.corpus import commit, count_parts, missing_parts, read_committed, read_corpus, require_same
+from pipelines.manifest import MANIFEST_SCHEMA, Manifest, manifest_digest, sample_uid
 from pipelines.parts import CorpusSpec, part_bytes, plan_parts, quarantine_bytes, read_table
 from pipelines.verify import verify_corpus
 
