@@ -1,4 +1,4 @@
-"""``pretrain_clip``: a small CLIP for machines that cannot download one, trained on captioned stills of the demo world."""
+"""``pretrain_clip``: a small CLIP for machines that cannot download one, trained on stills of the demo world."""
 
 import dataclasses
 import itertools
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
 from open_clip.model import CLIP
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
