@@ -17,7 +17,7 @@ from ray.util.queue import Empty, Queue
 from cluster.checkpoints import Marker
 from cluster.placement import Placement
 from cluster.session import require_resources
-from cluster.worker import BLOCKS, TrainTask, train_worker
+from cluster.task import BLOCKS, TrainTask
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,13 @@ class _ForwardReports(UserCallback):
         for rank, error in sorted(worker_exceptions.items()):
             first_line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             logger.warning("worker %d failed: %s", rank, first_line[0])
+
+
+def _train_worker(config: dict[str, TrainTask]) -> None:
+    # DeepSpeed takes seconds to import, and only the workers need it.
+    from cluster.worker import TrainWorker
+
+    TrainWorker(config["task"]).run()
 
 
 def find_resume_point(task: TrainTask) -> Marker | None:
@@ -92,7 +99,7 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
     filesystem, root = fsspec.core.url_to_fs(task.run_url)
     with _relay(on_report) as queue:
         TorchTrainer(
-            train_worker,
+            _train_worker,
             train_loop_config={"task": task},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(

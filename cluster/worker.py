@@ -1,6 +1,5 @@
 """What one training worker does, from the first block of the stream to the last."""
 
-import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,61 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster.best import BestBundle
-from cluster.checkpoints import CheckpointStore, Marker
+from cluster.checkpoints import Marker
 from cluster.collectives import gather
 from cluster.engine import clamp_scale, load_state, save_state, start_engine, whole_weights
 from cluster.meter import Meter
-from cluster.optim import Optim
-from cluster.placement import Placement, autocast_dtype
+from cluster.placement import autocast_dtype
+from cluster.task import BLOCKS, TrainTask
 from fpig_core.backbone import tokenize
 from fpig_core.metrics import retrieval_metrics
-from fpig_core.models import ModelConfig, build_model
-from fpig_core.schedule import Schedule
-
-BLOCKS = "blocks"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Monitor:
-    """How often a run speaks and saves."""
-
-    log_every: int = 10
-    """Steps between two metric points."""
-    checkpoint_every: int = 200
-    """Steps between two checkpoints; the end of the run always makes one."""
-    keep_checkpoints: int = 2
-    """Complete checkpoints that stay on storage."""
-
-    def __post_init__(self) -> None:
-        if min(self.log_every, self.checkpoint_every, self.keep_checkpoints) < 1:
-            raise ValueError(f"got {self}, wanted at least 1 for each")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainTask:
-    """Everything a worker needs; it travels to the worker by value."""
-
-    model: ModelConfig
-    optim: Optim
-    schedule: Schedule
-    seed: int
-    placement: Placement
-    monitor: Monitor
-    run_url: str
-
-    @property
-    def checkpoints(self) -> CheckpointStore:
-        return CheckpointStore(f"{self.run_url}/checkpoints")
-
-    @property
-    def best(self) -> BestBundle:
-        return BestBundle(f"{self.run_url}/best")
-
-
-def train_worker(config: dict[str, TrainTask]) -> None:
-    """Entry point for Ray Train."""
-    TrainWorker(config["task"]).run()
+from fpig_core.models import build_model
 
 
 class TrainWorker:

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.placement import Placement
 from cluster.session import connect
+from cluster.task import Monitor, TrainTask
 from cluster.tracking import Tracker, TrackerSpec, open_tracker
 from cluster.training import find_resume_point, run_training
-from cluster.worker import Monitor, TrainTask
 from fpig_core.schedule import Schedule
 from jobs.cli import Report, execute, parse
 from jobs.experiment import Experiment

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cluster.placement import Placement
-from cluster.worker import Monitor
+from cluster.task import Monitor
 from jobs.experiment import Experiment
 from jobs.recipes import demo, msrvtt
 

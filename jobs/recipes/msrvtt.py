@@ -2,7 +2,7 @@
 
 from cluster.optim import Optim
 from cluster.placement import Placement
-from cluster.worker import Monitor
+from cluster.task import Monitor
 from fpig_core.backbone import Backbone
 from fpig_core.fpig import FPigConfig
 from fpig_core.preprocess import Preprocess
