@@ -20,7 +20,8 @@ from fpig_core.bundle import Bundle, load_bundle
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.corpus import COMMITTED, commit, count_parts, missing_parts, read_committed, require_same
-from pipelines.embed_stages import EncodeVideos, Work, decode_rows, write_part
+from pipelines.embed_stages import Work, decode_rows, write_part
+from pipelines.encode import EncodeVideos
 from pipelines.manifest import Manifest
 from pipelines.parts import CorpusSpec, Part, PartCount, plan_parts, preprocess_digest
 from pipelines.places import absolute, local_bundle

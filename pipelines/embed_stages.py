@@ -1,10 +1,9 @@
-"""What the workers of an embedding do: read and decode, encode, write. Each is a thin coat on a pure function.
+"""What the tasks of an embedding do before and after the model: read and decode videos, write parts.
 
 Rows keep their order and number through all stages: a rejected sample travels on, with a reason and empty frames, so
 that the boundaries of parts never move.
 """
 
-import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -13,20 +12,16 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 
-from fpig_core.bundle import load_bundle
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.corpus import count_part
 from pipelines.decode import decode_frames
 from pipelines.manifest import Manifest
 from pipelines.parts import CorpusSpec, Part, PartCount, part_bytes, quarantine_bytes
-from pipelines.places import local_bundle
 from pipelines.quarantine import SampleError, stage_of
 from pipelines.reader import read_videos
 
-FEATURE_OF = {"vector": "fused_BD", "vector_unfused": "unfused_BD", "pseudo_query": "pseudo_query_BD"}
 MAX_DETAIL = 300
 
 Rows = dict[str, np.ndarray]
@@ -75,38 +70,13 @@ def _text(values: Sequence[str]) -> np.ndarray:
     return np.array([value[:MAX_DETAIL].replace("\0", " ").encode("utf-8", "replace").decode() for value in values])
 
 
-class EncodeVideos:
-    """Frames -> vectors, on one device, always with the same batch shape (one compilation, one memory plan)."""
-
-    def __init__(self, model_url: str, spec: CorpusSpec, batch_size: int, use_gpu: bool) -> None:
-        self._device = torch.device("cuda" if use_gpu else "cpu")
-        with local_bundle(model_url) as folder:
-            bundle = load_bundle(folder, device=str(self._device))
-        if bundle.model_id != spec.model_id:
-            raise ValueError(f"the model at {model_url} became {bundle.model_id}, wanted {spec.model_id}; start again")
-        self._model, self._columns = bundle.model, spec.vector_columns
-        preprocess = bundle.config.preprocess
-        shape = (batch_size, preprocess.num_frames, 3, preprocess.size, preprocess.size)
-        self._frame_BF3HW = torch.zeros(shape, dtype=torch.uint8, pin_memory=use_gpu)
-
-    def __call__(self, batch: Rows) -> Rows:
-        """``frames`` replaced by the vector columns, float32 [rows, D]; a vector that is not finite is rejected."""
-        num_rows = len(batch["row"])
-        self._frame_BF3HW.numpy()[:num_rows] = batch["frames"]
-        half = torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else contextlib.nullcontext()
-        with torch.inference_mode(), half:
-            features = self._model.encode_video(self._frame_BF3HW.to(self._device))
-        vectors = {name: getattr(features, FEATURE_OF[name])[:num_rows].float().cpu().numpy() for name in self._columns}
-        finite = np.logical_and.reduce([np.isfinite(vector).all(axis=1) for vector in vectors.values()])
-        reason = np.where((batch["reason"] == "") & ~finite, "not_finite", batch["reason"])
-        return {"row": batch["row"], "reason": reason, "detail": batch["detail"], **vectors}
-
-
 def write_part(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     """Write one part, its quarantine file first: the part's own appearance is its commit -> one receipt row."""
     work: Work = ray.get(refs[0])
-    part, row_B = work.part_at[int(batch["row"][0])], batch["row"]
-    assert np.array_equal(row_B, np.arange(part.start, part.stop)), f"the rows {row_B} are not those of {part}"
+    row_B = batch["row"]
+    part = work.part_at.get(int(row_B[0]))
+    assert part is not None, f"{row_B} are not the rows of a part"
+    assert np.array_equal(row_B, np.arange(part.start, part.stop)), f"{row_B} are not the rows of a part"
     if storage.exists(part.url(work.out_url)):
         # An earlier run's late writer was first. What it rejected is in its quarantine file, so that file must stay.
         return _receipt(count_part(work.out_url, part))
