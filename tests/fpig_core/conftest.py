@@ -1,5 +1,6 @@
 """Small models with random weights, and a batch for them."""
 
+import threading
 from typing import NamedTuple
 
 import pytest
@@ -17,6 +18,32 @@ CONTEXT_LENGTH = 12
 class Batch(NamedTuple):
     frame: Tensor
     word: Tensor
+
+
+class FakeGather:
+    """Workers are threads here: they share one autograd graph, and meet in ``gather`` as processes in a collective.
+
+    All put in their part, and each gets the whole, ordered by rank.
+    """
+
+    def __init__(self, num_workers):
+        self.parts = [None] * num_workers
+        self.barrier = threading.Barrier(num_workers, timeout=20)
+
+    def __call__(self, rank):
+        def gather(x_B):
+            self.parts[rank] = x_B
+            self.barrier.wait()
+            x_G = torch.cat(self.parts)
+            self.barrier.wait()
+            return x_G
+
+        return gather
+
+
+@pytest.fixture
+def fake_gather() -> type[FakeGather]:
+    return FakeGather
 
 
 @pytest.fixture
