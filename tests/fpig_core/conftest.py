@@ -26,8 +26,8 @@ class FakeGather:
     All put in their part, and each gets the whole, ordered by rank.
     """
 
-    def __init__(self, num_workers):
-        self.parts = [None] * num_workers
+    def __init__(self, num_workers: int) -> None:
+        self.parts = [torch.empty(0)] * num_workers
         self.barrier = threading.Barrier(num_workers, timeout=20)
 
     def __call__(self, rank):

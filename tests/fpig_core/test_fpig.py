@@ -55,6 +55,14 @@ def test_the_parts_meet_as_the_method_says(tiny_fpig, tiny_batch):
 
 
 @torch.no_grad()
+def test_asked_for_all_patches_it_keeps_exactly_those(tiny_config, tiny_batch):
+    torch.manual_seed(0)
+    selection = FPig(dataclasses.replace(tiny_config, num_selected=48)).encode_video(tiny_batch.frame).selection
+    patches = [4 + 17 * frame + 1 + place for frame in range(3) for place in range(16)]
+    assert all(sorted(kept) == patches for kept in selection.index_BK.tolist())
+
+
+@torch.no_grad()
 def test_a_vector_does_not_depend_on_its_batch(tiny_fpig, tiny_batch):
     together = tiny_fpig.encode_video(tiny_batch.frame).fused_BD
     alone = torch.cat([tiny_fpig.encode_video(frame[None]).fused_BD for frame in tiny_batch.frame])
@@ -95,6 +103,12 @@ def test_loss_is_the_weighted_sum_of_its_parts(tiny_config, tiny_batch):
     parts = model.loss(model(*tiny_batch), torch.ones(6, dtype=torch.bool))
     wanted = parts["loss_contrastive"] + 0.25 * parts["loss_reconstruction"]
     torch.testing.assert_close(parts["loss"], wanted)
+
+
+def test_uniform_logits_cost_both_directions_in_full(tiny_fpig):
+    same = nnf.normalize(torch.ones(6, 96), dim=-1)
+    parts = tiny_fpig.loss(Features(same, same, same, torch.tensor(50.0)), torch.ones(6, dtype=torch.bool))
+    assert parts["loss_contrastive"].item() == pytest.approx(2 * math.log(6), rel=1e-5)
 
 
 @pytest.mark.parametrize("detach_target", [False, True])

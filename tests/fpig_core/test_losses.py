@@ -4,17 +4,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as nnf
+from torch import Tensor
 
 from fpig_core.losses import contrastive, reconstruction
 
 SCALE = 7.0
 
 
-def features(num_samples, *, seed=0, width=6):
-    generator = torch.Generator().manual_seed(seed)
-    text, video, pseudo = torch.randn(3, num_samples, width, dtype=torch.float64, generator=generator).unbind()
+def features(num_samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    text, video, pseudo = torch.randn(3, num_samples, 6, dtype=torch.float64, generator=generator).unbind()
     scale = torch.tensor(SCALE, dtype=torch.float64)
-    return [x.requires_grad_() for x in (nnf.normalize(text, dim=-1), nnf.normalize(video, dim=-1), pseudo, scale)]
+    text, video = nnf.normalize(text, dim=-1), nnf.normalize(video, dim=-1)
+    return text.requires_grad_(), video.requires_grad_(), pseudo.requires_grad_(), scale.requires_grad_()
 
 
 def total(text, video, pseudo, scale, valid, **across):
@@ -25,7 +27,7 @@ def total(text, video, pseudo, scale, valid, **across):
 
 def slow_total(text, video, pseudo, scale):
     """The equations, sample by sample."""
-    num, result = len(text), 0.0
+    num, result = len(text), torch.zeros((), dtype=torch.float64)
     for i in range(num):
         logit = [scale * text[i] @ video[j] for j in range(num)]
         result = result + (torch.stack(logit).logsumexp(0) - logit[i]) / num
@@ -70,7 +72,8 @@ def test_mean_over_workers_is_the_loss_of_the_valid_samples(case, num_workers, f
         mean = torch.stack(list(pool.map(work, range(num_workers)))).mean()
     gradients = torch.autograd.grad(mean, inputs)
     if valid.any():
-        wanted = slow_total(*(x[valid] for x in inputs[:3]), inputs[3])
+        text, video, pseudo, scale = inputs
+        wanted = slow_total(text[valid], video[valid], pseudo[valid], scale)
         wanted_gradients = torch.autograd.grad(wanted, inputs)
     else:
         wanted, wanted_gradients = torch.zeros(()).double(), [torch.zeros_like(x) for x in inputs]
@@ -82,11 +85,9 @@ def test_mean_over_workers_is_the_loss_of_the_valid_samples(case, num_workers, f
 def test_placeholders_may_hold_anything():
     text, video, pseudo, scale = features(4)
     valid = torch.tensor([True, True, False, True])
-    spoilt = [x.detach().clone() for x in (text, video, pseudo)]
-    for x in spoilt:
-        x[2] = float("nan")
-        x.requires_grad_()
-    loss = total(*spoilt, scale, valid)
+    spoil = torch.where(valid, 0.0, float("nan")).double()[:, None]
+    spoilt = [(x.detach() + spoil).requires_grad_() for x in (text, video, pseudo)]
+    loss = total(spoilt[0], spoilt[1], spoilt[2], scale, valid)
     torch.testing.assert_close(loss, total(text, video, pseudo, scale, valid))
     for gradient in torch.autograd.grad(loss, spoilt):
         assert torch.equal(gradient[2], torch.zeros(6, dtype=torch.float64))

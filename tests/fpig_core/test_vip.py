@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ def token_places(num_globals: int, num_frames: int, frame_width: int) -> list[tu
     return places + [(frame, place) for frame in range(num_frames) for place in range(frame_width)]
 
 
-def slow_embedding(encoder: VipEncoder, frame_F3HW: Tensor) -> Tensor:
+def slow_embedding(encoder: Any, frame_F3HW: Tensor) -> Tensor:
     """One video's tokens, listed one by one."""
     patch_FVhw = encoder.conv1(frame_F3HW)
     position, time = encoder.positional_embedding, encoder.temporal_embedding
@@ -39,7 +41,7 @@ def slow_attention(attention, x_NV: Tensor, allowed_NN: Tensor) -> tuple[Tensor,
     return attention.out_proj(torch.cat(mixed, dim=1)), torch.stack(weights)
 
 
-def slow_encode(encoder: VipEncoder, frame_F3HW: Tensor) -> tuple[Tensor, Tensor]:
+def slow_encode(encoder: Any, frame_F3HW: Tensor) -> tuple[Tensor, Tensor]:
     places = token_places(encoder.num_globals, len(frame_F3HW), encoder.frame_width)
     allowed_NN = torch.tensor([[q[0] == -1 or k[0] == -1 or q[0] == k[0] for k in places] for q in places])
     x_NV = encoder.ln_pre(slow_embedding(encoder, frame_F3HW))
@@ -96,6 +98,7 @@ def test_times_are_interpolated_for_other_lengths(tiny_clip, num_frames):
 
 def test_added_tokens_can_start_from_the_class_embedding(tiny_clip):
     encoder = VipEncoder(tiny_clip.visual, num_frames=3, added_cls_init="cls")
+    assert encoder.added_cls is not None
     assert (encoder.added_cls - encoder.class_embedding).std().item() == pytest.approx(0.02, rel=0.2)
     torch.testing.assert_close(encoder.frame_cls, encoder.class_embedding)
 
