@@ -19,7 +19,7 @@ from mlflow.types import ParamSchema, ParamSpec
 import fpig_core
 from cluster import model_code
 from cluster.mlflow_sink import REQUEST_S, TRANSFER_S, MlflowSink, patience, redact, translated_errors
-from cluster.spool import UnavailableError
+from cluster.shipper import UnavailableError
 from fpig_core.bundle import load_bundle
 
 REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "safetensors", "torch")
