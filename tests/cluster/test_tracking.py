@@ -2,27 +2,18 @@ import dataclasses
 import math
 import os
 import pickle
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 from mlflow import MlflowClient
 
 from cluster.mlflow_sink import MlflowSink, patience, redact
 from cluster.spool import Spool
-from cluster.tracking import TrackerSpec, clean_key, flatten, open_tracker
+from cluster.tracking import MlflowTracker, TrackerSpec, clean_key, flatten, open_tracker, resolve_model_uri
+from fpig_core.bundle import bundle_id
+from tests.cluster.mlflow_server import Server, wait_until
 
 NOWHERE = "http://user:secret@127.0.0.1:9"
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory) -> str:
-    """One SQLite store for the module: creating it runs all of MLflow's migrations."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/runs/mlflow.db"
 
 
 @pytest.fixture
@@ -33,6 +24,12 @@ def spec(database, tmp_path) -> TrackerSpec:
 def points(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
     history = MlflowClient(uri).get_metric_history(run_id, metric)
     return sorted((point.step, point.value) for point in history)
+
+
+def open_real(spec: TrackerSpec) -> MlflowTracker:
+    tracker = open_tracker(spec)
+    assert isinstance(tracker, MlflowTracker)
+    return tracker
 
 
 def test_the_spec_travels_by_pickle(spec):
@@ -72,6 +69,7 @@ def test_a_run_holds_what_was_logged(spec, tmp_path):
     assert points(spec.uri, tracker.run_id, "loss") == [(3, 0.1)]
     assert points(spec.uri, tracker.run_id, "recall_1") == [(3, 2.0)]
     assert math.isnan(run.data.metrics["nan"])
+    assert run.inputs is not None
     (dataset,) = [entry.dataset for entry in run.inputs.dataset_inputs]
     assert (dataset.name, dataset.digest) == ("clips", "0123456789abcdef")
     assert [file.path for file in client.list_artifacts(tracker.run_id, "reports")] == ["reports/report.txt"]
@@ -123,7 +121,7 @@ def test_a_changed_param_is_set_aside_and_the_first_value_stays(spec):
 
 def test_a_crash_between_delivery_and_commit_repeats_no_point(spec, monkeypatch):
     """The process dies after the server took the points and before the spool knows."""
-    tracker = open_tracker(spec)
+    tracker = open_real(spec)
     monkeypatch.setattr(Spool, "commit", lambda *_, **__: (_ for _ in ()).throw(OSError("process died")))
     tracker.log_metrics({"loss": 0.5, "score": 1.5}, step=1)
     tracker._shipper.flush(0.5)
@@ -145,8 +143,8 @@ def test_a_crash_between_delivery_and_commit_repeats_no_point(spec, monkeypatch)
     assert [(metric.key, metric.step) for metric in delivered] == [("loss", 2)]
 
 
-def test_a_crash_during_creation_leaves_one_run(spec):
-    sink = MlflowSink(spec.uri, experiment="creation", run_name="run", outbox=None)
+def test_a_crash_during_creation_leaves_one_run(spec, tmp_path):
+    sink = MlflowSink(spec.uri, experiment="creation", run_name="run", outbox=tmp_path)
     assert sink.connect("token", "") == sink.connect("token", "")
 
 
@@ -189,59 +187,17 @@ def test_flatten_gives_dotted_text(spec):
     assert (flat["empty"], flat["none"]) == ("{}", "None")
 
 
-def wait_until(condition, *, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-class Server:
-    """A real ``mlflow server`` that can be killed and started again at the same address."""
-
-    def __init__(self, database: str, folder) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._options = ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
-        self._log = folder / "server.log"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
-        with open(self._log, "ab") as output:
-            self._process = subprocess.Popen(
-                [*command, *self._options],
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-            )
-        wait_until(self._answers)
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:  # noqa: S310
-                return answer.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def kill(self) -> None:
-        os.killpg(self._process.pid, 9)
-        self._process.wait()
-
-
 @pytest.mark.slow
-def test_points_logged_during_an_outage_arrive_once(database, tmp_path):
+def test_points_logged_during_an_outage_arrive_once(database, bundle_folder, tmp_path):
     server = Server(database, tmp_path)
     spec = TrackerSpec(uri=server.uri, experiment="outage", run_name="run", spool_dir=str(tmp_path / "spool"))
-    tracker = open_tracker(spec)
+    tracker = open_real(spec)
     tracker.log_params({"seed": 0})
     tracker.log_metrics({"loss": 0.0}, step=0)
     assert tracker.run_id == ""
     server.start()
     try:
-        wait_until(lambda: tracker._spool.num_pending == 0)
+        assert tracker._shipper.flush(60) == 0
         assert tracker.run_id
         server.kill()
         for step in range(1, 50):
@@ -251,7 +207,10 @@ def test_points_logged_during_an_outage_arrive_once(database, tmp_path):
         server.start()
         (tmp_path / "report.txt").write_text("fine")
         tracker.log_artifact(tmp_path / "report.txt")
-        wait_until(lambda: tracker._spool.num_pending == 0)
+        assert tracker._shipper.flush(60) == 0
+        model_uri = tracker.log_model(bundle_folder)
+        fetched = resolve_model_uri(model_uri, tracking_uri=server.uri, folder=tmp_path / "fetched")
+        assert bundle_id(fetched) == bundle_id(bundle_folder)
         assert tracker.finish() == 0
         assert points(server.uri, tracker.run_id, "loss") == [(step, step / 3) for step in range(50)]
         assert len(points(server.uri, tracker.run_id, "nan")) == 49
