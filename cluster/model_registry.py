@@ -88,7 +88,7 @@ def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> P
     target = None if folder is None else str(folder)
     try:
         with patience(TRANSFER_S, retries=1):
-            model = _find_model(MlflowClient(tracking_uri=server), uri)
+            location = _find_files(MlflowClient(tracking_uri=server), uri)
             # MLflow would look up a models:/ URI at the process-wide server, whatever server it is given.
             local = Path(download_artifacts(location, dst_path=target, tracking_uri=server))
         artifacts = Model.load(str(local)).flavors[FLAVOR_NAME]["artifacts"]
