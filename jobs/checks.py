@@ -169,7 +169,7 @@ def check_video() -> Finding:
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
     file.seek(0)
-    with av.open(file, format="mp4") as video:
+    with av.open(file, "r", format="mp4") as video:
         num_frames = sum(1 for _ in video.decode(video=0))
     if num_frames != 3:
         return Finding("fail", f"{num_frames} of 3 H.264 frames came back", "pip install --force-reinstall av")
