@@ -1,0 +1,25 @@
+"""Gathering features of all workers so that gradients flow back to the worker they came from."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, local: Tensor) -> Tensor:
+        gathered = local.new_empty((dist.get_world_size() * local.shape[0], *local.shape[1:]))
+        dist.all_gather_into_tensor(gathered, local.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = grad.contiguous()
+        dist.all_reduce(total)
+        rows = total.shape[0] // dist.get_world_size()
+        return total[dist.get_rank() * rows :][:rows]
+
+
+def gather(local: Tensor) -> Tensor:
+    """[B, …] of every worker → [G, …], rank by rank; the gradient of a row is the sum over all workers."""
+    return _Gather.apply(local)  # pyright: ignore[reportReturnType]

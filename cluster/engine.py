@@ -1,0 +1,71 @@
+"""The DeepSpeed engine: start, checkpoint files, the clamp, whole weights under any ZeRO stage."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+from deepspeed.utils import safe_set_full_fp32_param
+from torch import nn
+
+from cluster.optim import Optim, make_optimizer, make_scheduler
+
+_TAG = "state"
+
+
+def start_engine(
+    model: nn.Module, optim: Optim, *, zero_stage: int, rows: int, num_steps: int, dtype: torch.dtype
+) -> deepspeed.DeepSpeedEngine:
+    """Wrap ``model`` for data-parallel training; the process group must exist already.
+
+    Args:
+        rows: samples of one step on this worker.
+        dtype: type of matrix products; master weights are float32 always.
+    """
+    if not torch.cuda.is_available():
+        # DeepSpeed would compile a shared-memory collective for CPUs; gloo serves, and needs no compiler.
+        deepspeed.ops.__dict__["__compatible_ops__"] = {}
+    optimizer = make_optimizer(model, optim)
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": rows,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optim.clip_norm,
+        "zero_optimization": {"stage": zero_stage},
+        "steps_per_print": 10**9,
+    }
+    if dtype is not torch.float32:
+        config["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
+    scheduler = make_scheduler(optimizer, optim, num_steps=num_steps)
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, lr_scheduler=scheduler, config=config, dist_init_required=False
+    )
+    return engine
+
+
+def clamp_scale(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Apply the model's clamp to its logit scale and to the master copy that ZeRO holds of it."""
+    scale = engine.module.logit_scale
+    with deepspeed.zero.GatheredParameters([scale], modifier_rank=0):
+        engine.module.clamp()
+        clamped = scale.detach().clone()
+    safe_set_full_fp32_param(scale, clamped)
+
+
+def whole_weights(engine: deepspeed.DeepSpeedEngine):
+    """Context in which every parameter of ``engine.module`` is whole on this worker."""
+    return deepspeed.zero.GatheredParameters(list(engine.module.parameters()))
+
+
+def save_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
+    """Write this worker's files of a checkpoint; every worker must call it."""
+    os.makedirs(folder / _TAG, exist_ok=True)
+    engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+
+
+def load_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
+    """Restore weights, optimiser and schedule; every worker must call it."""
+    path, _ = engine.load_checkpoint(str(folder), tag=_TAG)
+    if path is None:
+        raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")

@@ -1,0 +1,57 @@
+"""Where a run takes place: workers, devices, storage. Nothing here may change the result."""
+
+import dataclasses
+from typing import Literal
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a training run takes place; the same experiment may run under any placement."""
+
+    num_workers: int = 1
+    """Training workers, one device each."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes GPUs where the Ray cluster has enough of them."""
+    cpus_per_worker: int = 1
+    """Logical CPUs each training worker reserves."""
+    decode_cpus: int = 2
+    """Logical CPUs that must be left for decoding; decoding takes more where the cluster has them."""
+    storage: str = "runs"
+    """Folder or URL under which the run keeps its checkpoints and its model; shared by all nodes."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """How much DeepSpeed shards: 1 optimiser state, 2 + gradients, 3 + parameters."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` computes in bf16 where the device has it, with float32 master weights."""
+    max_failures: int = 3
+    """How often a broken worker group is started again from the newest complete checkpoint."""
+    wait_s: float = 0
+    """Seconds an autoscaling cluster gets to grow to the size wanted."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "cpus_per_worker", "decode_cpus"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name}={getattr(self, name)}, wanted at least 1")
+
+    def rows_per_worker(self, global_batch: int) -> int:
+        """Slots of a global batch that each worker computes.
+
+        Raises:
+            ValueError: the batch does not divide over the workers.
+        """
+        rows, rest = divmod(global_batch, self.num_workers)
+        if rest:
+            raise ValueError(
+                f"global_batch={global_batch} does not divide over num_workers={self.num_workers}; "
+                f"use {rows * self.num_workers or self.num_workers} or {(rows + 1) * self.num_workers}, "
+                "or another number of workers"
+            )
+        return rows
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type matrix products are computed in on ``device``."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
+        return torch.bfloat16
+    return torch.float32

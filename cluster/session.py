@@ -1,0 +1,50 @@
+"""Connecting to Ray."""
+
+import math
+import os
+import time
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+MIN_LOGICAL_CPUS = 8
+
+
+def connect() -> None:
+    """Join the cluster of ``RAY_ADDRESS`` (set by ``ray job submit``), or start a private one on this machine.
+
+    A private cluster gets at least ``MIN_LOGICAL_CPUS`` logical CPUs: decoding, training workers and model actors
+    each reserve some, and on a small machine they share the cores instead of waiting for each other for ever.
+    """
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level="warning")
+    else:
+        num_cpus = max(os.cpu_count() or 1, MIN_LOGICAL_CPUS)
+        ray.init("local", num_cpus=num_cpus, include_dashboard=False, logging_level="warning")
+
+
+def require_resources(*, cpus: float, gpus: float, purpose: str, wait_s: float = 0) -> None:
+    """Refuse a placement that the cluster could never serve, instead of waiting for ever.
+
+    With ``wait_s`` an autoscaling cluster is first asked to grow, and given that many seconds to do so.
+
+    Raises:
+        ValueError: the cluster has fewer CPUs or GPUs.
+    """
+    deadline = time.monotonic() + wait_s
+    if wait_s:
+        request_resources(bundles=[{"CPU": 1}] * math.ceil(cpus) + [{"GPU": 1}] * math.ceil(gpus))
+    while True:
+        have = ray.cluster_resources()
+        have_cpus, have_gpus = have.get("CPU", 0), have.get("GPU", 0)
+        if have_cpus >= cpus and have_gpus >= gpus:
+            return
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(1)
+    raise ValueError(
+        f"{purpose} wants {cpus:g} CPUs and {gpus:g} GPUs, the Ray cluster has {have_cpus:g} and {have_gpus:g}; "
+        "add nodes, give an autoscaling cluster time to grow (wait_s), or ask for fewer or smaller workers"
+    )

@@ -1,0 +1,144 @@
+"""Running a training task on Ray Train: start, restart after failures, reports to the driver."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fsspec
+import pyarrow.fs
+import ray
+import ray.data
+from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from cluster.checkpoints import Marker
+from cluster.placement import Placement
+from cluster.session import require_resources
+from cluster.task import BLOCKS, TrainTask
+
+logger = logging.getLogger(__name__)
+
+OnReport = Callable[[int, dict[str, float], list[dict[str, str]]], None]
+"""Called on the driver with step, metrics, and the samples rejected since the last call."""
+
+
+class _ForwardReports(UserCallback):
+    """Runs in Ray Train's controller: passes what the workers report on to the driver."""
+
+    def __init__(self, queue: Queue):
+        self.queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        rejected = [sample for worker in metrics for sample in worker["rejected"]]
+        self.queue.put((metrics[0]["step"], metrics[0]["metrics"], rejected))
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for rank, error in sorted(worker_exceptions.items()):
+            first_line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            logger.warning("worker %d failed: %s", rank, first_line[0])
+
+
+def _train_worker(config: dict[str, TrainTask]) -> None:
+    # DeepSpeed takes seconds to import, and only the workers need it.
+    from cluster.worker import TrainWorker
+
+    TrainWorker(config["task"]).run()
+
+
+def find_resume_point(task: TrainTask) -> Marker | None:
+    """The newest complete checkpoint of the run, if it has one.
+
+    Raises:
+        ValueError: it was written under a placement whose shards cannot be loaded under this one.
+    """
+    marker = task.checkpoints.newest_complete()
+    placement = task.placement
+    if marker and (marker.num_workers, marker.zero_stage) != (placement.num_workers, placement.zero_stage):
+        raise ValueError(
+            f"got num_workers={placement.num_workers}, zero_stage={placement.zero_stage}, but the checkpoint in "
+            f"{task.run_url} was written by {marker.num_workers} workers at ZeRO stage {marker.zero_stage}; "
+            "use those, or another --name for a new run"
+        )
+    return marker
+
+
+def uses_gpus(placement: Placement) -> bool:
+    """Whether the workers compute on GPUs: asked for, or ``auto`` and the cluster has one for each."""
+    if placement.device == "auto":
+        return ray.cluster_resources().get("GPU", 0) >= placement.num_workers
+    return placement.device == "cuda"
+
+
+def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Dataset"], *, on_report: OnReport) -> None:
+    """Train until the schedule is done.
+
+    ``make_dataset(batch)`` gives the stream from ``batch`` on. It is called again whenever the worker group starts
+    again, with the batch of the newest complete checkpoint at that moment.
+
+    Raises:
+        ValueError: the cluster cannot serve the placement.
+        ray.train.TrainingFailedError: the workers failed more often than the placement allows.
+    """
+    placement = task.placement
+    use_gpu = uses_gpus(placement)
+    require_resources(
+        cpus=placement.num_workers * placement.cpus_per_worker + placement.decode_cpus,
+        gpus=placement.num_workers if use_gpu else 0,
+        purpose=f"training with {placement.num_workers} workers",
+        wait_s=placement.wait_s,
+    )
+
+    def dataset() -> "ray.data.Dataset":
+        marker = find_resume_point(task)
+        return make_dataset(marker.batch if marker else 0)
+
+    execution = ray.data.ExecutionOptions(preserve_order=True)
+    filesystem, root = fsspec.core.url_to_fs(task.run_url)
+    with _relay(on_report) as queue:
+        TorchTrainer(
+            _train_worker,
+            train_loop_config={"task": task},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=placement.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": placement.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            ),
+            run_config=RunConfig(
+                name="ray_train",
+                storage_path=root,
+                storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
+                failure_config=FailureConfig(max_failures=placement.max_failures),
+                callbacks=[_ForwardReports(queue)],
+            ),
+            datasets={BLOCKS: dataset},
+            dataset_config=DataConfig(execution_options=execution, enable_shard_locality=False),
+        ).fit()
+
+
+@contextlib.contextmanager
+def _relay(on_report: OnReport) -> Iterator[Queue]:
+    """A queue whose items reach ``on_report`` in a thread of the driver, all of them before the context ends."""
+    queue = Queue(actor_options={"num_cpus": 0})
+    done = threading.Event()
+
+    def forward() -> None:
+        while True:
+            finishing = done.is_set()
+            try:
+                on_report(*queue.get(timeout=0.5))
+            except Empty:
+                if finishing:
+                    return
+
+    thread = threading.Thread(target=forward, name="reports", daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        done.set()
+        thread.join(timeout=30)
+        queue.shutdown()

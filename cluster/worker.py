@@ -1,0 +1,170 @@
+"""What one training worker does, from the first block of the stream to the last."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster.checkpoints import Marker
+from cluster.collectives import gather
+from cluster.engine import clamp_scale, load_state, save_state, start_engine, whole_weights
+from cluster.meter import Meter
+from cluster.placement import autocast_dtype
+from cluster.task import BLOCKS, TrainTask
+from fpig_core.backbone import tokenize
+from fpig_core.metrics import retrieval_metrics
+from fpig_core.models import build_model
+
+
+class TrainWorker:
+    """One data-parallel worker: takes its blocks in order, trains, validates, saves."""
+
+    def __init__(self, task: TrainTask):
+        self.task, self.schedule, self.monitor = task, task.schedule, task.monitor
+        self.rank, self.num_workers = dist.get_rank(), dist.get_world_size()
+        self.rows = task.placement.rows_per_worker(task.schedule.global_batch)
+        self.device = ray.train.torch.get_device()
+        torch.manual_seed(task.seed)
+        self.engine = start_engine(
+            build_model(task.model),
+            task.optim,
+            zero_stage=task.placement.zero_stage,
+            rows=self.rows,
+            num_steps=self.schedule.num_steps,
+            dtype=autocast_dtype(task.placement.precision, self.device),
+        )
+        self.meter = Meter(self.device)
+        self.validated: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.best_val_r1 = -1.0
+
+    def run(self) -> None:
+        """Work through the stream; the number of its first block names the checkpoint to start from."""
+        shard = ray.train.get_dataset_shard(BLOCKS)
+        batch = -1
+        for block in self.meter.timed(shard.iter_batches(batch_size=None, prefetch_batches=2)):
+            if batch < 0:
+                batch = int(block["batch"][0])
+                if batch:
+                    self._restore(self.task.checkpoints.at(batch))
+            self._check_place(block, batch)
+            self.meter.note_rejected(block)
+            if self.schedule.place(batch).phase == "train":
+                self._train(block, batch)
+            else:
+                self._validate(block, batch)
+            batch += 1
+            if self._wants_checkpoint(batch):
+                self._save(batch)
+
+    def _check_place(self, block: dict[str, Any], batch: int) -> None:
+        """A lost row or a block out of turn would mix the batches silently."""
+        first = self.rank * self.rows
+        slots = np.arange(first, first + self.rows)
+        if not (np.array_equal(block["slot"], slots) and (block["batch"] == batch).all()):
+            raise RuntimeError(
+                f"worker {self.rank} wanted slots {first} to {first + self.rows - 1} of batch {batch}, got slots "
+                f"{block['slot'][0]} to {block['slot'][-1]} of batch {block['batch'][0]}: the stream lost its order"
+            )
+
+    def _forward(self, block: dict[str, Any]) -> tuple[Any, Tensor]:
+        """Features of a block's videos and captions, and which of its rows are real."""
+        frames = torch.from_numpy(block["frames"].copy()).to(self.device, non_blocking=True)
+        words = tokenize(block["caption"].tolist(), context_length=self.task.model.backbone.context_length)
+        valid = torch.from_numpy(block["ok"].copy()).to(self.device, non_blocking=True)
+        return self.engine(frames, words.to(self.device, non_blocking=True)), valid
+
+    def _train(self, block: dict[str, Any], batch: int) -> None:
+        # One seed a batch and worker: a resumed run draws the same dropout masks as one that was never stopped.
+        torch.manual_seed(hash((self.task.seed, batch, self.rank)))
+        self.engine.train()
+        features, valid = self._forward(block)
+        losses = self.engine.module.loss(features, valid, gather=gather, rank=self.rank)
+        self.engine.backward(losses["loss"])
+        self.engine.step()
+        clamp_scale(self.engine)
+        self.meter.note_step(losses, int(block["ok"].sum()))
+        step = self.schedule.steps_before(batch + 1)
+        if step % self.monitor.log_every == 0 or step == self.schedule.num_steps:
+            self._report(step, self._step_metrics(batch))
+
+    def _step_metrics(self, batch: int) -> dict[str, float]:
+        metrics = self.meter.take()
+        metrics["lr"] = self.engine.get_lr()[0]
+        metrics["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
+        metrics["logit_scale"] = float(self.engine.module.logit_scale.detach().exp())
+        metrics["epoch"] = self.schedule.place(batch).epoch
+        return metrics
+
+    @torch.no_grad()
+    def _validate(self, block: dict[str, Any], batch: int) -> None:
+        self.engine.eval()
+        features, valid = self._forward(block)
+        self.validated.append((features.text_BD, features.video_BD, valid))
+        if self.schedule.ends_epoch(batch):
+            text, video, valid = (gather(torch.cat(parts)) for parts in zip(*self.validated, strict=True))
+            self.validated.clear()
+            text, video = text[valid], video[valid]
+            metrics = retrieval_metrics(text, video, torch.arange(len(text), device=self.device))
+            validation = {
+                f"{direction}_{name.lower().replace('@', '')}": value
+                for direction, values in metrics.items()
+                for name, value in values.items()
+            }
+            self._keep_best(validation, batch)
+            self._report(
+                self.schedule.steps_before(batch), {f"val_{name}": value for name, value in validation.items()}
+            )
+
+    def _keep_best(self, validation: dict[str, float], batch: int) -> None:
+        if validation["t2v_r1"] <= self.best_val_r1:
+            return
+        self.best_val_r1 = validation["t2v_r1"]
+        with whole_weights(self.engine):
+            if self.rank == 0:
+                self.task.best.save(self.engine.module, batch=batch, validation=validation)
+        dist.barrier()
+
+    def _report(self, step: int, metrics: dict[str, float]) -> None:
+        """Hand a metric point and this worker's rejected samples to the driver."""
+        ray.train.report({"step": step, "metrics": metrics, "rejected": self.meter.rejected})
+        self.meter.rejected = []
+
+    def _wants_checkpoint(self, batch: int) -> bool:
+        if batch == self.schedule.num_batches:
+            return True
+        steps = self.schedule.steps_before(batch)
+        return self.schedule.place(batch - 1).phase == "train" and steps % self.monitor.checkpoint_every == 0
+
+    def _save(self, batch: int) -> None:
+        """Write a checkpoint: the files of every worker, then the marker that makes it complete."""
+        store = self.task.checkpoints
+        if self.rank == 0:
+            store.begin(batch)
+        dist.barrier()
+        with tempfile.TemporaryDirectory() as local:
+            save_state(self.engine, Path(local))
+            sizes: list[dict[str, int]] = [{}] * self.num_workers
+            dist.all_gather_object(sizes, store.upload(batch, Path(local)))
+        if self.rank == 0:
+            store.commit(
+                Marker(
+                    batch=batch,
+                    num_workers=self.num_workers,
+                    zero_stage=self.task.placement.zero_stage,
+                    files={name: size for part in sizes for name, size in part.items()},
+                    best_val_r1=self.best_val_r1,
+                )
+            )
+            store.prune(keep=self.monitor.keep_checkpoints)
+
+    def _restore(self, marker: Marker) -> None:
+        with tempfile.TemporaryDirectory() as local:
+            self.task.checkpoints.download(marker, Path(local))
+            load_state(self.engine, Path(local))
+        self.best_val_r1 = marker.best_val_r1

@@ -1,0 +1,196 @@
+"""F-Pig: a two-tower retriever whose video vector has met a query that the video itself made up.
+
+Video → tokens (``vip``) → the most telling patches (``selector``) → pseudo-query (``generator``) → fused vector
+(``interaction``). Retrieval is the cosine of text vector and fused vector: one vector a video.
+"""
+
+# ruff: noqa: N815 — fields carry their shape in capitals, as all tensors do
+
+import dataclasses
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from fpig_core.backbone import Backbone, TextTower, build_clip, settle
+from fpig_core.generator import PseudoQueryGenerator
+from fpig_core.interaction import PseudoInteraction
+from fpig_core.losses import Gather, at_least_float32, contrastive, identity, reconstruction
+from fpig_core.preprocess import Preprocess, normalise
+from fpig_core.selector import Selection, select_tokens
+from fpig_core.vip import VipEncoder
+
+MAX_SCALE = 200.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FPigConfig:
+    """Everything that decides what F-Pig computes; the defaults are the reference's.
+
+    ``added_cls_init="cls"`` starts the added tokens from CLIP's class embedding, far better than ``normal`` before
+    training. ``residual`` adds the CLS vector to the fused one, both at unit length: ``add`` evenly,
+    ``learned_mix`` by a learned share. ``interaction_query="cls"`` lets CLS ask instead of the pseudo-query (ablation).
+    """
+
+    backbone: Backbone = Backbone()
+    preprocess: Preprocess = Preprocess()
+    num_selected: int = 16
+    num_added_cls: int = 3
+    added_cls_init: Literal["normal", "cls"] = "normal"
+    selector_reduce: Literal["max", "mean"] = "max"
+    use_bos: bool = True
+    train_bos_eos: bool = True
+    project: bool = True
+    interaction_temperature: float = 1.0
+    interaction_query: Literal["pseudo_query", "cls"] = "pseudo_query"
+    residual: Literal["none", "add", "learned_mix"] = "none"
+    dropout: float = 0.1
+    detach_target: bool = False
+    recon_weight: float = 1.0
+    logit_scale_init: float = 4.60
+
+    def __post_init__(self) -> None:
+        if self.num_selected < 1 or self.num_added_cls < 0:
+            raise ValueError(
+                f"got num_selected={self.num_selected}, num_added_cls={self.num_added_cls}; "
+                "wanted at least 1 and at least 0"
+            )
+        if self.interaction_temperature <= 0 or not 0 <= self.dropout < 1 or self.recon_weight < 0:
+            raise ValueError(
+                f"got interaction_temperature={self.interaction_temperature}, dropout={self.dropout}, "
+                f"recon_weight={self.recon_weight}; wanted > 0, in [0, 1), and at least 0"
+            )
+        if not 0 <= self.logit_scale_init <= math.log(MAX_SCALE):
+            raise ValueError(f"got logit_scale_init={self.logit_scale_init}, wanted 0 to {math.log(MAX_SCALE):.2f}")
+
+
+class VideoFeatures(NamedTuple):
+    """What one pass over videos gives: to search, to train and to draw."""
+
+    fused_BD: Tensor
+    unfused_BD: Tensor
+    pseudo_query_BD: Tensor
+    selection: Selection
+
+
+class Features(NamedTuple):
+    """What a loss needs: L2-normalised texts and videos, raw pseudo-queries, and the factor of the logits."""
+
+    text_BD: Tensor
+    video_BD: Tensor
+    pseudo_query_BD: Tensor
+    scale: Tensor
+
+
+class FPig(nn.Module):
+    """The model. ``config`` is the given one with the activation of its backbone spelled out.
+
+    Raises:
+        ValueError: frames do not fit the vision tower, fewer patches than ``num_selected``, an unfit backbone.
+    """
+
+    def __init__(self, config: FPigConfig) -> None:
+        super().__init__()
+        clip = build_clip(config.backbone)
+        visual: Any = clip.visual
+        self.config = dataclasses.replace(config, backbone=settle(config.backbone, clip))
+        preprocess = config.preprocess
+        if visual.image_size != (preprocess.size, preprocess.size):
+            raise ValueError(
+                f"got preprocess.size={preprocess.size}, but {config.backbone.name} sees frames of "
+                f"{visual.image_size}; use preprocess.size={visual.image_size[0]}"
+            )
+        self.text = TextTower(clip)
+        self.video = VipEncoder(
+            visual,
+            num_frames=preprocess.num_frames,
+            num_added_cls=config.num_added_cls,
+            added_cls_init=config.added_cls_init,
+        )
+        num_patches = preprocess.num_frames * self.video.num_patches
+        if config.num_selected > num_patches:
+            raise ValueError(
+                f"got num_selected={config.num_selected}, but a video has {num_patches} patches; use fewer"
+            )
+        self.generator = PseudoQueryGenerator(
+            self.text,
+            token_width=visual.output_dim,
+            num_tokens=self.video.num_globals + preprocess.num_frames + config.num_selected,
+            use_bos=config.use_bos,
+            train_bos_eos=config.train_bos_eos,
+            project=config.project,
+        )
+        self.interaction = PseudoInteraction(
+            visual.output_dim, temperature=config.interaction_temperature, dropout=config.dropout
+        )
+        self.residual_mix = nn.Parameter(torch.zeros(())) if config.residual == "learned_mix" else None
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init))
+
+    def encode_text(self, word_BL: Tensor) -> Tensor:
+        """L2-normalised text vectors [B, D] in float32."""
+        return _unit(self.text(word_BL))
+
+    def encode_video(self, frame_BF3HW: Tensor) -> VideoFeatures:
+        """Encode uint8 frames, already resized; vectors are float32."""
+        frame_BF3HW = normalise(frame_BF3HW, self.config.preprocess, dtype=self.video.conv1.weight.dtype)
+        token_BND, attention_BHN = self.video(frame_BF3HW)
+        summary_BSD, is_patch_N = self._summary(token_BND)
+        selection = select_tokens(
+            token_BND,
+            attention_BHN,
+            is_patch_N=is_patch_N,
+            num_selected=self.config.num_selected,
+            reduce=self.config.selector_reduce,
+        )
+        pseudo_query_BD = self.generator(torch.cat([summary_BSD, selection.token_BKD], dim=1))
+        cls_BD = token_BND[:, 0]
+        asking_BD = pseudo_query_BD if self.config.interaction_query == "pseudo_query" else cls_BD
+        fused_BD = _unit(self.interaction(asking_BD, summary_BSD))
+        unfused_BD = _unit(cls_BD)
+        if self.config.residual == "add":
+            fused_BD = _unit(fused_BD + unfused_BD)
+        elif self.residual_mix is not None:
+            fused_BD = _unit(torch.lerp(unfused_BD, fused_BD, at_least_float32(self.residual_mix).sigmoid()))
+        return VideoFeatures(fused_BD, unfused_BD, at_least_float32(pseudo_query_BD), selection)
+
+    def forward(self, frame_BF3HW: Tensor, word_BL: Tensor) -> Features:
+        """Features of matching videos and texts, row by row."""
+        video = self.encode_video(frame_BF3HW)
+        return Features(
+            self.encode_text(word_BL), video.fused_BD, video.pseudo_query_BD, at_least_float32(self.logit_scale).exp()
+        )
+
+    def loss(
+        self, features: Features, valid_B: Tensor, *, gather: Gather = identity, rank: int = 0
+    ) -> dict[str, Tensor]:
+        """L = L_cons (sum of both directions, global batch) + ``recon_weight`` · L_recon; see ``losses``."""
+        text_BD, video_BD, pseudo_query_BD, scale = features
+        loss_contrastive = contrastive(
+            text_BD, video_BD, scale=scale, valid_B=valid_B, reduction="sum", gather=gather, rank=rank
+        )
+        target_BD = text_BD.detach() if self.config.detach_target else text_BD
+        loss_reconstruction = reconstruction(pseudo_query_BD, target_BD, valid_B=valid_B, gather=gather)
+        return {
+            "loss": loss_contrastive + self.config.recon_weight * loss_reconstruction,
+            "loss_contrastive": loss_contrastive,
+            "loss_reconstruction": loss_reconstruction,
+        }
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep the factor of the logits within [1, 200]; to be called after every optimiser step."""
+        self.logit_scale.clamp_(0.0, math.log(MAX_SCALE))
+
+    def _summary(self, token_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """CLS, added_cls and frame_cls [B, M + F, D]; and which of the N tokens are patches."""
+        M, S = self.video.num_globals, self.video.frame_width
+        is_patch_N = torch.ones(token_BND.shape[1], dtype=torch.bool, device=token_BND.device)
+        is_patch_N[:M] = False
+        is_patch_N[M::S] = False
+        return torch.cat([token_BND[:, :M], token_BND[:, M::S]], dim=1), is_patch_N
+
+
+def _unit(x_BD: Tensor) -> Tensor:
+    return nnf.normalize(at_least_float32(x_BD), dim=-1)

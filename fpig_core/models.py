@@ -1,0 +1,105 @@
+"""What a model must offer, which methods there are, and how their settings become JSON and back."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from fpig_core.fpig import Features, FPig, FPigConfig, VideoFeatures
+from fpig_core.losses import Gather, identity
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Encodes texts and videos apart from each other, so that a corpus can be embedded once."""
+
+    def encode_text(self, word_BL: Tensor) -> Tensor: ...
+
+    def encode_video(self, frame_BF3HW: Tensor) -> VideoFeatures: ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """Forward pass and loss are apart: features can be gathered, or recomputed, between them."""
+
+    def forward(self, frame_BF3HW: Tensor, word_BL: Tensor) -> Features: ...
+
+    def loss(
+        self, features: Features, valid_B: Tensor, *, gather: Gather = identity, rank: int = 0
+    ) -> dict[str, Tensor]: ...
+
+    def clamp(self) -> None: ...
+
+
+class Method(NamedTuple):
+    config_type: type
+    model_type: type[nn.Module]
+
+
+METHODS: dict[str, Method] = {"fpig": Method(FPigConfig, FPig)}
+
+ModelConfig = FPigConfig
+Model = FPig
+
+
+def build_model(config: ModelConfig) -> Model:
+    """The model of a config, in float32 on the CPU, in training mode."""
+    return METHODS[method_of(config)].model_type(config)  # type: ignore[return-value]
+
+
+def method_of(config: ModelConfig) -> str:
+    """The registered name of the method that ``config`` belongs to."""
+    for name, method in METHODS.items():
+        if type(config) is method.config_type:
+            return name
+    raise ValueError(f"got a config of type {type(config).__name__}; wanted that of one of {', '.join(METHODS)}")
+
+
+def model_config_to_dict(config: ModelConfig) -> dict[str, Any]:
+    """Plain JSON values, with the method's name under ``method``."""
+    return {"method": method_of(config), **_plain(dataclasses.asdict(config))}
+
+
+def model_config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
+    """Read what ``model_config_to_dict`` wrote; settings left out take their defaults.
+
+    Raises:
+        ValueError: unknown method, unknown setting, or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"got {type(values).__name__} as a model config, wanted a group of settings")
+    values = dict(values)
+    method = values.pop("method", None)
+    if method not in METHODS:
+        raise ValueError(f"got method={method!r}, wanted one of {', '.join(METHODS)}")
+    return _read(METHODS[method].config_type, values, where=str(method))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _read(wanted: Any, value: Any, *, where: str) -> Any:
+    if dataclasses.is_dataclass(wanted):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: got {value!r}, wanted a group of settings")
+        hints = typing.get_type_hints(wanted)
+        unknown = sorted(value.keys() - hints.keys())
+        if unknown:
+            raise ValueError(f"{where}: got unknown settings {', '.join(unknown)}; known are {', '.join(hints)}")
+        read = {key: _read(hints[key], item, where=f"{where}.{key}") for key, item in value.items()}
+        return wanted(**read)  # type: ignore[operator]
+    origin, options = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is tuple and isinstance(value, list | tuple) and len(value) == len(options):
+        return tuple(_read(kind, item, where=where) for kind, item in zip(options, value, strict=True))
+    if origin is Literal and value in options:
+        return value
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if origin is not None or type(value) is not wanted:
+        raise ValueError(f"{where}: got {value!r}, wanted {getattr(wanted, '__name__', wanted)}")
+    return value

@@ -1,0 +1,216 @@
+"""``train``: one recipe, trained on a Ray cluster to a model bundle."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import ray
+import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cluster.placement import Placement
+from cluster.session import connect
+from cluster.task import Monitor, TrainTask
+from cluster.tracking import Tracker, TrackerSpec, open_tracker
+from cluster.training import find_resume_point, run_training
+from fpig_core.schedule import Schedule
+from jobs.cli import Report, execute, parse
+from jobs.experiment import Experiment
+from jobs.recipes import RECIPES
+from pipelines import storage
+from pipelines.manifest import Manifest, load_manifest
+from pipelines.plan import Plan
+from pipelines.stream import StreamSource, make_stream
+
+EXAMPLE = "python -m jobs.train msrvtt-fpig-b32 --optim.lr 3e-6 --placement.num-workers 8"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """Train a recipe. The run keeps everything under STORAGE/NAME; the same command again goes on where it stopped."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    placement: Placement
+    monitor: Monitor
+    name: str
+    """Name of the run."""
+    tracking: str = "sqlite:///runs/mlflow.db"
+    """MLflow tracking URI, or none."""
+    json: str = ""
+    """Write the result to this file."""
+
+
+def read_args(argv: list[str]) -> Args:
+    """The recipe's name comes first, then what differs from it."""
+    listing = "\n".join(f"  {name:<18} {recipe.about}" for name, recipe in RECIPES.items())
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: python -m jobs.train RECIPE [options]\n\nRecipes:\n{listing}\n\nExample: {EXAMPLE}")
+        print("\nOptions of a recipe: python -m jobs.train RECIPE --help")
+        sys.exit(0)
+    name, *rest = argv
+    if name not in RECIPES:
+        raise ValueError(f"got recipe {name!r}, wanted one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    default = Args(
+        experiment=recipe.experiment(), placement=recipe.placement(), monitor=recipe.monitor(), name=name + "/train"
+    )
+    return parse(Args, rest, prog=f"python -m jobs.train {name}", example=EXAMPLE, default=default)
+
+
+def main(args: Args) -> Report:
+    manifests = {"train": load_manifest(args.experiment.data.train), "val": load_manifest(args.experiment.data.val)}
+    plan = make_plan(args.experiment, manifests)
+    task = TrainTask(
+        model=args.experiment.model,
+        optim=args.experiment.optim,
+        schedule=plan.schedule,
+        seed=args.experiment.seed,
+        placement=args.placement,
+        monitor=args.monitor,
+        run_url=storage.join(_absolute(args.placement.storage), args.name),
+    )
+    block_rows = args.placement.rows_per_worker(args.experiment.global_batch)
+    claim_run(task.run_url, args.experiment, plan)
+    announce_start(task)
+    connect()
+    source = StreamSource(
+        plan=plan,
+        preprocess=args.experiment.model.preprocess,
+        manifests={phase: ray.put(manifest) for phase, manifest in manifests.items()},
+        block_rows=block_rows,
+    )
+    with open_run(args, task.run_url) as tracker:
+        tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
+        for phase, manifest in manifests.items():
+            tracker.log_input(phase, source=manifest.root, digest=manifest.digest)
+        rejected = train(task, source, tracker)
+        record = publish(task, tracker)
+        summary = {
+            "model": f"{task.run_url}/model",
+            "model_id": record["model_id"],
+            "num_steps": plan.schedule.num_steps,
+            "num_rejected": len(rejected),
+            "val_t2v_r1": record["validation"]["t2v_r1"],
+            "best_epoch": plan.schedule.place(record["batch"]).epoch,
+            "mlflow_run_id": tracker.run_id,
+        }
+    next_command = f"python -m jobs.embed_corpus --model {summary['model']} --manifest SHARDS --out CORPUS"
+    return Report(title=f"Trained {args.name}", summary=summary, next_command=next_command)
+
+
+def make_plan(experiment: Experiment, manifests: dict[str, Manifest]) -> Plan:
+    """The plan of a run.
+
+    Raises:
+        ValueError: a shard set has no captioned sample.
+    """
+    counts = {phase: int(manifest.captioned.sum()) for phase, manifest in manifests.items()}
+    for phase, count in counts.items():
+        if not count:
+            raise ValueError(f"got no captioned video in {manifests[phase].root}; data.{phase} needs some")
+    schedule = Schedule(
+        num_train=counts["train"],
+        num_val=counts["val"],
+        global_batch=experiment.global_batch,
+        epochs=experiment.epochs,
+    )
+    digest = manifests["train"].digest
+    return Plan(schedule=schedule, seed=experiment.seed, digest=digest, shuffle=experiment.data.shuffle)
+
+
+def claim_run(run_url: str, experiment: Experiment, plan: Plan) -> None:
+    """Tie a run's folder to one experiment, and keep the resolved settings there.
+
+    Raises:
+        ValueError: the folder belongs to another experiment.
+    """
+    settings = dataclasses.asdict(experiment) | {"train_manifest": plan.digest}
+    text = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
+    url = storage.join(run_url, "experiment.json")
+    if not storage.exists(url):
+        storage.write_bytes(url, text.encode())
+    elif (known := storage.read_bytes(url).decode()) != text:
+        differing = [new for old, new in zip(known.splitlines(), text.splitlines(), strict=False) if old != new]
+        raise ValueError(
+            f"{run_url} holds another experiment (differs at: {differing[0].strip() if differing else 'its end'}); "
+            "use another --name, or remove the folder"
+        )
+
+
+def announce_start(task: TrainTask) -> None:
+    marker = find_resume_point(task)
+    if marker:
+        place = task.schedule.place(marker.batch)
+        step = task.schedule.steps_before(marker.batch)
+        print(f"Resuming {task.run_url} from its newest complete checkpoint: epoch {place.epoch}, step {step}")
+    else:
+        print(f"Starting {task.run_url}: {task.schedule.num_steps} steps, {task.schedule.epochs} epochs")
+
+
+def open_run(args: Args, run_url: str) -> Tracker:
+    """The run's tracker; started again, the job goes on with the same MLflow run."""
+    digest = hashlib.sha256(run_url.encode()).hexdigest()[:16]
+    record_url = storage.join(run_url, "mlflow.json")
+    known = json.loads(storage.read_bytes(record_url)) if storage.exists(record_url) else {}
+    run_id = known.get("run_id", "") if known.get("tracking") == args.tracking else ""
+    spool_dir = str(Path("runs") / ".spool" / digest)
+    tracker = open_tracker(TrackerSpec(uri=args.tracking, run_name=args.name, run_id=run_id, spool_dir=spool_dir))
+    storage.write_bytes(record_url, json.dumps({"tracking": args.tracking, "run_id": tracker.run_id}).encode())
+    return tracker
+
+
+def train(task: TrainTask, source: StreamSource, tracker: Tracker) -> list[dict[str, str]]:
+    """Train to the end of the schedule; returns the samples that had to be left out, each once."""
+    rejected: dict[str, dict[str, str]] = {}
+    logged = tracker.last_step("loss")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), refresh_per_second=2) as progress:
+        bar = progress.add_task("steps", total=task.schedule.num_steps, note="starting workers")
+        notes: dict[str, float] = {}
+
+        def on_report(step: int, metrics: dict[str, float], samples: list[dict[str, str]]) -> None:
+            rejected.update((sample["uid"], sample) for sample in samples)
+            if step > logged or "loss" not in metrics:
+                tracker.log_metrics(metrics, step=step)
+            notes.update({name: metrics[name] for name in ("loss", "val_t2v_r1", "samples_per_s") if name in metrics})
+            note = "  ".join(f"{name} {value:.3g}" for name, value in notes.items())
+            progress.update(bar, completed=step, note=note)
+
+        run_training(task, lambda batch: make_stream(source, first_batch=batch), on_report=on_report)
+    lines = "".join(json.dumps(sample, sort_keys=True) + "\n" for sample in rejected.values())
+    storage.write_bytes(storage.join(task.run_url, "rejected.jsonl"), lines.encode())
+    tracker.log_metrics({"num_rejected": len(rejected)}, step=task.schedule.num_steps)
+    return list(rejected.values())
+
+
+def publish(task: TrainTask, tracker: Tracker) -> dict[str, Any]:
+    """Put the best bundle at ``RUN/model`` with its origin, and into MLflow; returns the record of its validation."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "model"
+        record = task.best.fetch(bundle)
+        tracker.log_model(bundle)
+        origin = record | {"select_on": "val", "mlflow_run_id": tracker.run_id, "run": task.run_url}
+        (bundle / "training.json").write_text(json.dumps(origin, indent=2, sort_keys=True) + "\n")
+        for path in sorted(bundle.iterdir()):
+            storage.upload(path, storage.join(task.run_url, "model", path.name))
+        shutil.rmtree(bundle)
+    tracker.set_tags({"model": f"{task.run_url}/model"})
+    return record
+
+
+def _absolute(url: str) -> str:
+    """Workers run elsewhere: a local folder must be named in full."""
+    return url if "://" in url else str(Path(url).resolve())
+
+
+def cli() -> None:
+    execute("train", read_args, main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,160 @@
+"""A corpus: one vector per video of a manifest under one model, as a folder that is complete once committed.
+
+``parts/*.parquet`` hold the vectors, ``quarantine/*.parquet`` the rejected samples with reasons, ``_COMMITTED.json``
+is written last. Whatever was killed and run again: each uid of the manifest is in exactly one of both.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from pipelines import storage
+from pipelines.parts import CorpusSpec, Part, PartCount, read_identity, read_table, vectors_of
+
+COMMITTED = "_COMMITTED.json"
+FORMAT = 1
+NUM_READERS = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus in memory, in manifest order: ``vectors`` float32 [B, D]."""
+
+    vectors: np.ndarray
+    uids: list[str]
+    video_ids: list[str]
+    shards: list[str]
+    keys: list[str]
+    meta: dict[str, Any]
+
+
+def require_same(url: str, spec: CorpusSpec) -> None:
+    """Refuse a folder that already holds a corpus of another model, manifest or layout.
+
+    Raises:
+        ValueError: what the folder was made with, what was wanted, and the remedy.
+    """
+    got = _identity_of_folder(url, spec)
+    for name, wanted in spec.identity().items():
+        if got and got.get(name) != wanted:
+            raise ValueError(
+                f"the corpus at {url} was made with {name}={got.get(name, 'unknown')!r}, this request has "
+                f"{name}={wanted!r}; give another output folder, or delete that one"
+            )
+
+
+def _identity_of_folder(url: str, spec: CorpusSpec) -> dict[str, str]:
+    """Identity of what a folder holds; empty if it holds nothing yet."""
+    if storage.exists(storage.join(url, COMMITTED)):
+        meta = read_committed(url)
+        return {name: str(meta.get(name, "unknown")) for name in spec.identity()}
+    files = storage.list_files(url, suffix=".parquet")
+    return (read_identity(files[0]) or {"model_id": "unknown"}) if files else {}
+
+
+def missing_parts(url: str, parts: Sequence[Part]) -> list[Part]:
+    """Parts of the plan that the folder doesn't hold yet, in order.
+
+    Raises:
+        ValueError: the folder holds parts that are not of this plan.
+    """
+    present = {file.rsplit("/", 1)[-1].removesuffix(".parquet") for file in part_files(url)}
+    if foreign := present - {part.name for part in parts}:
+        raise ValueError(
+            f"{url} holds {len(foreign)} parts that are not of this corpus (first: {min(foreign)}); "
+            "give another output folder, or delete that one"
+        )
+    return [part for part in parts if part.name not in present]
+
+
+def part_files(url: str) -> list[str]:
+    """URLs of all parts that a folder holds, committed or not."""
+    return storage.list_files(storage.join(url, "parts"), suffix=".parquet")
+
+
+def count_part(url: str, part: Part) -> PartCount:
+    """Count a written part by its quarantine file, which is always there before the part is."""
+    reasons = read_table(part.quarantine_url(url), columns=["reason"]).column("reason").to_pylist()
+    return PartCount(name=part.name, num_embedded=len(part) - len(reasons), rejected=Counter(reasons))
+
+
+def count_parts(url: str, parts: Sequence[Part]) -> list[PartCount]:
+    """Count written parts, in order."""
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        return list(pool.map(lambda part: count_part(url, part), parts))
+
+
+def commit(url: str, *, spec: CorpusSpec, parts: Sequence[Part], counts: Sequence[PartCount], lineage: Mapping) -> dict:
+    """Declare the corpus complete: write ``_COMMITTED.json`` and return its content."""
+    left = missing_parts(url, parts)
+    assert not left, f"{len(left)} parts are missing, first {left[0].name}"
+    assert [count.name for count in counts] == [part.name for part in parts], "counts are not of these parts"
+    rejected: Counter[str] = Counter()
+    for count in counts:
+        rejected.update(count.rejected)
+    meta = {
+        "format": FORMAT,
+        **dataclasses.asdict(spec),
+        "num_samples": sum(len(part) for part in parts),
+        "num_embedded": sum(count.num_embedded for count in counts),
+        "num_rejected": sum(rejected.values()),
+        "rejected": dict(sorted(rejected.items())),
+        "extra_columns": ",".join(spec.extra_columns),
+        "parts": [part.name for part in parts],
+        "parts_digest": parts_digest([part.name for part in parts]),
+        **lineage,
+    }
+    assert meta["num_samples"] == meta["num_embedded"] + meta["num_rejected"], meta
+    storage.write_bytes(storage.join(url, COMMITTED), (json.dumps(meta, indent=2) + "\n").encode())
+    return meta
+
+
+def parts_digest(names: Sequence[str]) -> str:
+    """32 hex digits that name a corpus: its samples, their order and its model."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
+
+
+def read_committed(url: str) -> dict[str, Any]:
+    """Content of ``_COMMITTED.json``.
+
+    Raises:
+        ValueError: no complete corpus there, or one of another format.
+    """
+    marker = storage.join(url, COMMITTED)
+    if not storage.exists(marker):
+        state = f"{len(part_files(url))} parts without {COMMITTED}: an unfinished corpus"
+        raise ValueError(f"got {state} at {url}, wanted a complete one; run python -m jobs.embed_corpus --out {url}")
+    meta = json.loads(storage.read_bytes(marker))
+    if meta.get("format") != FORMAT:
+        raise ValueError(f"{marker} has format {meta.get('format')!r}, wanted {FORMAT}; embed the corpus again")
+    if meta["parts_digest"] != parts_digest(meta["parts"]):
+        raise ValueError(f"{marker} was changed after it was written; run python -m jobs.embed_corpus again")
+    return meta
+
+
+def read_corpus(url: str, *, column: str = "vector") -> Corpus:
+    """Read a complete corpus; ``column`` may name an extra vector column.
+
+    Raises:
+        ValueError: the corpus is not complete, or has no such column.
+    """
+    meta = read_committed(url)
+    if column not in ("vector", *meta["extra_columns"].split(",")):
+        raise ValueError(f"the corpus has no column {column!r}; embed it with that extra column")
+    names = ("uid", "video_id", "shard", "key")
+
+    def read(name: str) -> tuple[np.ndarray, list[list[str]]]:
+        table = read_table(storage.join(url, "parts", f"{name}.parquet"), columns=[*names, column])
+        return vectors_of(table, column), [table.column(field).to_pylist() for field in names]
+
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        blocks = list(pool.map(read, meta["parts"]))
+    uids, video_ids, shards, keys = ([value for _, lists in blocks for value in lists[i]] for i in range(len(names)))
+    vectors = np.concatenate([vector for vector, _ in blocks] or [np.zeros((0, meta["dim"]), np.float32)])
+    return Corpus(vectors=vectors, uids=uids, video_ids=video_ids, shards=shards, keys=keys, meta=meta)

@@ -1,0 +1,110 @@
+"""The training stream: plan → range reads → decode on CPU workers → blocks of exactly one micro-batch.
+
+Ray Data hands the ordered blocks to the training workers in turn: with ``block_rows`` = global batch / workers, worker
+``r`` of ``n`` receives block ``r`` of every batch. That holds only while every block has the same number of rows and
+the order is kept, so a sample that cannot be used stays in its slot as a placeholder with ``ok = False``.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from fpig_core.preprocess import Preprocess
+from fpig_core.schedule import Phase
+from pipelines.decode import decode_frames
+from pipelines.manifest import Manifest
+from pipelines.plan import EMPTY, Plan
+from pipelines.quarantine import SampleError
+from pipelines.reader import read_videos
+
+NOT_A_SAMPLE = "empty_slot"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamSource:
+    """What the decoding tasks need besides the plan; the manifests lie in Ray's object store."""
+
+    plan: Plan
+    preprocess: Preprocess
+    manifests: Mapping[Phase, "ray.ObjectRef[Manifest]"]
+    block_rows: int
+
+
+@functools.lru_cache(maxsize=4)
+def _fetch(reference: "ray.ObjectRef[Manifest]") -> tuple[Manifest, np.ndarray]:
+    manifest = ray.get(reference)
+    return manifest, np.flatnonzero(manifest.captioned)
+
+
+def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset":
+    """The blocks of all batches from ``first_batch`` to the end of the run, in order.
+
+    Columns of a block of ``block_rows`` rows: ``batch, slot`` (place in the run), ``uid, caption, reason`` (strings),
+    ``ok`` (bool) and ``frames`` (uint8 [F, 3, H, W] a row).
+    """
+    schedule = source.plan.schedule
+    blocks_per_batch = schedule.global_batch // source.block_rows
+    first_block = first_batch * blocks_per_batch
+    num_blocks = schedule.num_batches * blocks_per_batch - first_block
+    dataset = ray.data.range(num_blocks, override_num_blocks=min(num_blocks, 8))
+    dataset.context.target_max_block_size = None
+    dataset.context.execution_options.preserve_order = True
+    return dataset.repartition(target_num_rows_per_block=1, strict=True).map_batches(
+        _decode_block,
+        batch_size=1,
+        num_cpus=1,
+        fn_kwargs={"source": source, "first_block": first_block},
+    )
+
+
+def _decode_block(batch: dict[str, np.ndarray], *, source: StreamSource, first_block: int) -> dict[str, Any]:
+    (number,) = batch["id"]
+    return load_block(source, first_block + int(number))
+
+
+def load_block(source: StreamSource, block: int) -> dict[str, Any]:
+    """Read and decode one block of the run: the columns described in ``make_stream``."""
+    plan, rows = source.plan, source.block_rows
+    batch, offset = divmod(block * rows, plan.schedule.global_batch)
+    place = plan.schedule.place(batch)
+    manifest, usable = _fetch(source.manifests[place.phase])
+    sample = plan.samples(batch)[offset : offset + rows]
+    filled = np.flatnonzero(sample != EMPTY)
+    shape = (rows, source.preprocess.num_frames, 3, source.preprocess.size, source.preprocess.size)
+    columns = {
+        "batch": np.full(rows, batch, dtype=np.int64),
+        "slot": np.arange(offset, offset + rows, dtype=np.int64),
+        "ok": np.zeros(rows, dtype=bool),
+        "uid": np.full(rows, "", dtype=object),
+        "caption": np.full(rows, "", dtype=object),
+        "reason": np.full(rows, NOT_A_SAMPLE, dtype=object),
+        "frames": np.zeros(shape, dtype=np.uint8),
+    }
+    manifest_rows = usable[sample[filled]].tolist()
+    for slot, row, video in zip(filled, manifest_rows, read_videos(manifest, manifest_rows), strict=True):
+        (record,) = manifest.table.slice(row, 1).to_pylist()
+        columns["uid"][slot] = record["uid"]
+        rng = plan.sample_rng(place.epoch, record["uid"]) if place.phase == "train" else None
+        captions = record["captions"]
+        columns["caption"][slot] = captions[rng.integers(len(captions))] if rng else captions[0]
+        try:
+            if isinstance(video, SampleError):
+                raise video
+            columns["frames"][slot] = decode_frames(
+                video,
+                suffix=record["video_suffix"],
+                preprocess=source.preprocess,
+                start_s=record["start_s"],
+                end_s=record["end_s"],
+                rng=rng,
+            )
+        except SampleError as error:
+            columns["reason"][slot] = error.code
+        else:
+            columns["ok"][slot], columns["reason"][slot] = True, ""
+    return columns

@@ -1,0 +1,55 @@
+"""Every command: help with an example, and one line with exit code 2 for what it does not understand."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from jobs import cli
+
+JOBS = [job for job in cli.JOBS if importlib.util.find_spec(f"jobs.{job}")]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *argv: str) -> int | str | None:
+    """The exit code of ``fpig ARGV``, in this process."""
+    monkeypatch.setattr(sys, "argv", ["fpig", *argv])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_has_an_example(job, monkeypatch, capsys):
+    assert run(monkeypatch, job, "--help") in (0, None)
+    assert f"Example: python -m jobs.{job}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_unknown_option_is_one_line_and_exit_code_2(job, monkeypatch, capsys):
+    assert run(monkeypatch, job, "--no-such-option", "1") == cli.WRONG_USE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"fpig {job}: ")
+    assert "Traceback" not in lines[0]
+
+
+def test_unknown_job_names_the_known_ones(monkeypatch, capsys):
+    assert run(monkeypatch, "nope") == cli.WRONG_USE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "'nope'" in lines[0]
+    assert "embed_corpus" in lines[0]
+
+
+def test_bare_command_lists_every_job(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fpig"])
+    assert run(monkeypatch) == cli.DONE
+    out = capsys.readouterr().out
+    assert all(job in out for job in cli.JOBS)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_import_starts_nothing(job):
+    """Importing a job neither parses the command line nor starts Ray."""
+    module = importlib.import_module(f"jobs.{job}")
+    assert callable(module.cli)
