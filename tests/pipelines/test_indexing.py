@@ -12,6 +12,7 @@ from pipelines.annotations import Record
 from pipelines.indexing import find_shards, index_shards
 from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, manifest_digest, sample_uid
 from pipelines.quarantine import REASONS
+from pipelines.reader import read_videos
 from pipelines.samples import MAX_TEXT_BYTES, split_name
 from pipelines.shards import write_shards
 from pipelines.tarwalk import SHARD_REASONS
@@ -194,6 +195,24 @@ def test_written_shards_index_without_a_complaint(tmp_path):
     report = index_shards(url)
     assert (report.num_ok, report.num_captioned, report.bad_shards, report.num_ignored) == (1, 1, [], 0)
     assert find_shards(url) == ["shard-000000.tar"]
+
+
+def test_shards_go_through_an_object_store(tmp_path, s3_server):
+    videos = {f"{number}.mp4": os.urandom(3000) for number in range(6)}
+    for name, data in videos.items():
+        (tmp_path / name).write_bytes(data)
+    records = [Record(name, name, "all", ("é",), None, None) for name in videos]
+    url = storage.join(s3_server, uuid.uuid4().hex)
+    options = {"videos_url": str(tmp_path), "shard_bytes": 16_384}
+    assert write_shards(records, url, **options).num_shards == 2
+    assert not write_shards(records, url, **options).written
+    assert index_shards(url).num_ok == 6
+    assert read_videos(load_manifest(url), range(6)) == list(videos.values())
+
+    last = storage.list_files(url, suffix=".tar")[-1]
+    storage.write_bytes(last, storage.read_bytes(last, length=2048))
+    cut = read_videos(load_manifest(url), range(6), max_gap_bytes=0)
+    assert [getattr(result, "code", "ok") for result in cut[-2:]] == ["short_read", "short_read"]
 
 
 def test_training_wants_captions_and_embedding_does_not(tmp_path):

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from pipelines import storage
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture(params=["path", "file", "memory", "s3"])
 def folder(request, tmp_path):
+    if request.param == "s3":
+        return storage.join(request.getfixturevalue("s3_server"), uuid.uuid4().hex)
     return {
         "path": str(tmp_path / "set"),
         "file": f"file://{tmp_path}/set",
