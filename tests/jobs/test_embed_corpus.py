@@ -49,7 +49,7 @@ def test_requests_that_cannot_work_stop_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match="index_shards"):
         main(args_for(tmp_path))
     write_shards(tmp_path / "shards", 1)
-    with pytest.raises(ValueError, match="no config.json"):
+    with pytest.raises(ValueError, match=r"no config\.json"):
         main(args_for(tmp_path, model=str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match="multiple of batch_size"):
         main(args_for(tmp_path, part_rows=9))
