@@ -1,5 +1,6 @@
 """The job's budget, its no-op, and what it records."""
 
+import dataclasses
 import json
 
 import pytest
@@ -23,8 +24,15 @@ def test_other_budgets_are_refused(text):
 
 
 def args_for(root, **changes):
-    values = {"model": str(root / "model"), "manifest": str(root / "shards"), "out": str(root / "corpus")}
-    return Args(**values | {"part_rows": 8, "batch_size": 8, "tracking": "none"} | changes)
+    args = Args(
+        model=str(root / "model"),
+        manifest=str(root / "shards"),
+        out=str(root / "corpus"),
+        part_rows=8,
+        batch_size=8,
+        tracking="none",
+    )
+    return dataclasses.replace(args, **changes)
 
 
 def test_a_corpus_over_its_budget_is_complete_all_the_same(ray_local, tmp_path):
