@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from pipelines import storage
 from pipelines.manifest import OK, Manifest
 from pipelines.quarantine import SampleError
@@ -34,7 +36,7 @@ def read_videos(
     Videos that lie near each other in a shard are read by one request of at most ``max_range_bytes`` (more only for
     one single video). The caller bounds memory by the number of rows.
     """
-    samples = manifest.table.select(_COLUMNS).take(list(rows)).to_pylist()
+    samples = manifest.table.select(_COLUMNS).take(pa.array(rows, pa.int64())).to_pylist()
     results: list[bytes | SampleError | None] = [
         None if sample["status"] == OK else SampleError(sample["status"], sample["reason"]) for sample in samples
     ]
