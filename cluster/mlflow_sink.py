@@ -11,11 +11,12 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.telemetry import set_telemetry_client
 
-from cluster.spool import Record, RejectedError, UnavailableError
+from cluster.shipper import RejectedError, UnavailableError
+from cluster.spool import Record
 
 SPOOL_TAG = "fpig.spool_id"
 REQUEST_S = 5
@@ -72,13 +73,13 @@ def quiet_mlflow() -> None:
 
 
 class MlflowSink:
-    """One MLflow run as the destination of a spool.
+    """One MLflow run as the destination of a spool. Copies of artifacts wait in ``outbox``.
 
     ``connect`` raises ``ValueError`` for a request that can never work (no such run, wrong credentials).
     """
 
-    def __init__(self, uri: str, *, experiment: str, run_name: str) -> None:
-        self.uri, self._experiment, self._run_name = uri, experiment, run_name
+    def __init__(self, uri: str, *, experiment: str, run_name: str, outbox: Path) -> None:
+        self.uri, self._experiment, self._run_name, self._outbox = uri, experiment, run_name, outbox
         self._client: MlflowClient | None = None
         self.run_id = ""
         self.experiment_id = ""
@@ -103,10 +104,12 @@ class MlflowSink:
                     f"{redact(error)}; check the run id, the address and the credentials"
                 ) from None
             raise UnavailableError(redact(error)) from None
+        if run.info.lifecycle_stage != "active":
+            raise ValueError(f"the MLflow run {run.info.run_id} is deleted; restore it or start a new run")
         self.run_id, self.experiment_id = run.info.run_id, run.info.experiment_id
         return self.run_id
 
-    def _find_or_create(self, spool_id: str):
+    def _find_or_create(self, spool_id: str) -> Run:
         experiment_id = self._open_experiment().experiment_id
         query = f"tags.`{SPOOL_TAG}` = '{spool_id}'"
         if found := self.client.search_runs([experiment_id], query, max_results=1):
@@ -159,7 +162,7 @@ class MlflowSink:
         if "input" in record:
             self._log_input(**record["input"])
         elif "artifact" in record:
-            self._log_artifact(Path(record["artifact"]), record["folder"])
+            self._log_artifact(self._outbox / record["artifact"], record["folder"])
         elif "status" in record:
             with patience(REQUEST_S):
                 if record["status"] == "RUNNING":
@@ -179,7 +182,7 @@ class MlflowSink:
 
     def _log_artifact(self, path: Path, folder: str) -> None:
         if not path.exists():
-            raise RejectedError(f"the artifact {path} is gone")
+            return  # an earlier process delivered it and died before it could say so
         with patience(TRANSFER_S, retries=1):
             if path.is_dir():
                 self.client.log_artifacts(self.run_id, str(path), f"{folder}/{path.name}".lstrip("/"))

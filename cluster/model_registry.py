@@ -5,10 +5,12 @@ process-wide active run.
 """
 
 import tempfile
+import warnings
 from importlib import metadata
 from pathlib import Path
 
 import mlflow
+from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
@@ -19,8 +21,8 @@ from mlflow.types import ParamSchema, ParamSpec
 import fpig_core
 from cluster import model_code
 from cluster.mlflow_sink import REQUEST_S, TRANSFER_S, MlflowSink, patience, redact, translated_errors
-from cluster.spool import UnavailableError
-from fpig_core.bundle import load_bundle
+from cluster.shipper import UnavailableError
+from fpig_core.bundle import bundle_id
 
 REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "safetensors", "torch")
 
@@ -32,7 +34,7 @@ def log_bundle(sink: MlflowSink, bundle_folder: Path, *, name: str, register_as:
         ValueError: no valid bundle there.
         UnavailableError, RejectedError: the server did not take it.
     """
-    model_id = load_bundle(bundle_folder).model_id
+    model_id = bundle_id(bundle_folder)
     if not sink.run_id:
         raise UnavailableError("the tracking server has not answered yet")
     with translated_errors(), patience(TRANSFER_S, retries=1), tempfile.TemporaryDirectory() as draft:
@@ -41,6 +43,21 @@ def log_bundle(sink: MlflowSink, bundle_folder: Path, *, name: str, register_as:
         )
         card = Model(artifact_path=logged.artifact_location, run_id=sink.run_id, model_id=logged.model_id)
         local = Path(draft) / "model"
+        _save(local, bundle_folder, card, model_id=model_id)
+        sink.client.log_model_artifacts(logged.model_id, str(local))
+        sink.client.finalize_logged_model(logged.model_id, "READY")
+        sink.client.log_outputs(sink.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        uri = f"models:/{logged.model_id}"
+        if register_as:
+            _register(sink, logged.artifact_location, name=register_as, logged_id=logged.model_id, model_id=model_id)
+    return uri, model_id
+
+
+def _save(local: Path, bundle_folder: Path, card: Model, *, model_id: str) -> None:
+    """Write the MLflow model: bundle, code and requirements, all stated, so that MLflow infers (and runs) nothing."""
+    with warnings.catch_warnings():
+        # MLflow advises examples and type hints, which cannot describe a model with two entrances.
+        warnings.simplefilter("ignore", UserWarning)
         save_model(
             local,
             python_model=Path(model_code.__file__),
@@ -51,13 +68,6 @@ def log_bundle(sink: MlflowSink, bundle_folder: Path, *, name: str, register_as:
             metadata={"model_id": model_id},
             mlflow_model=card,
         )
-        sink.client.log_model_artifacts(logged.model_id, str(local))
-        sink.client.finalize_logged_model(logged.model_id, "READY")
-        sink.client.log_outputs(sink.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        uri = f"models:/{logged.model_id}"
-        if register_as:
-            _register(sink, logged.artifact_location, name=register_as, logged_id=logged.model_id, model_id=model_id)
-    return uri, model_id
 
 
 def _register(sink: MlflowSink, source: str, *, name: str, logged_id: str, model_id: str) -> None:
@@ -74,14 +84,37 @@ def _register(sink: MlflowSink, source: str, *, name: str, logged_id: str, model
 
 def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> Path:
     """See ``cluster.tracking.resolve_model_uri``."""
-    if not uri.startswith(("runs:/", "models:/")):
-        raise ValueError(f"got model uri {redact(uri)}, wanted runs:/RUN/NAME or models:/NAME/VERSION")
     server = tracking_uri or mlflow.get_tracking_uri()
     target = None if folder is None else str(folder)
     try:
         with patience(TRANSFER_S, retries=1):
-            local = Path(download_artifacts(uri, dst_path=target, tracking_uri=server, registry_uri=server))
+            location = _find_files(MlflowClient(tracking_uri=server), uri)
+            # MLflow would look up a models:/ URI at the process-wide server, whatever server it is given.
+            local = Path(download_artifacts(location, dst_path=target, tracking_uri=server))
         artifacts = Model.load(str(local)).flavors[FLAVOR_NAME]["artifacts"]
     except (MlflowException, OSError, KeyError) as error:
-        raise ValueError(f"no model bundle at {uri} on {redact(server)}: {redact(error)}") from None
+        raise ValueError(
+            f"found no model bundle at {redact(uri)} on {redact(server)}: {redact(error)}; check the URI and the server"
+        ) from None
     return local / artifacts["bundle"]["path"]
+
+
+def _find_files(client: MlflowClient, uri: str) -> str:
+    """Where the files of ``models:/ID``, ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/RUN/NAME`` are."""
+    kind, _, path = uri.partition(":/")
+    name, _, last = path.partition("@") if "@" in path else path.partition("/")
+    if kind == "runs" and name and last:
+        outputs = client.get_run(name).outputs
+        models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
+        named = [model for model in models if model.name == last]
+        if not named:
+            raise KeyError(f"run {name} has the models {sorted({model.name for model in models})}")
+        return max(named, key=lambda model: model.creation_timestamp).artifact_location
+    if kind == "models" and name:
+        if not last:
+            return client.get_logged_model(name).artifact_location
+        version = client.get_model_version_by_alias(name, last).version if "@" in path else last
+        return client.get_model_version_download_uri(name, version)
+    raise ValueError(
+        f"got model uri {redact(uri)}, wanted runs:/RUN/NAME, models:/NAME/VERSION, models:/NAME@ALIAS or models:/ID"
+    )

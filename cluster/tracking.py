@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import posixpath
 import re
 import shutil
 import time
@@ -17,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.spool import RejectedError, Shipper, Spool, UnavailableError
+from cluster.shipper import RejectedError, Shipper, UnavailableError
+from cluster.spool import Spool
 
 if TYPE_CHECKING:
     from cluster.mlflow_sink import MlflowSink
@@ -125,17 +127,18 @@ def open_tracker(spec: TrackerSpec) -> Tracker:
     from cluster.mlflow_sink import MlflowSink, quiet_mlflow
 
     quiet_mlflow()
-    return MlflowTracker(spec, MlflowSink(spec.uri, experiment=spec.experiment, run_name=spec.run_name))
+    outbox = Path(spec.spool_dir) / "outbox"
+    sink = MlflowSink(spec.uri, experiment=spec.experiment, run_name=spec.run_name, outbox=outbox)
+    return MlflowTracker(spec, sink, outbox=outbox)
 
 
 class MlflowTracker(Tracker):
     """An MLflow run behind a spool."""
 
-    def __init__(self, spec: TrackerSpec, sink: "MlflowSink") -> None:
-        self._sink = sink
+    def __init__(self, spec: TrackerSpec, sink: "MlflowSink", *, outbox: Path) -> None:
+        self._sink, self._outbox = sink, outbox
         self._spool = Spool(spec.spool_dir)
         self._last_time_ms = 0
-        self._num_outbox = 0
         self._finished = False
         if spec.run_id:
             self._adopt(spec.run_id)
@@ -197,14 +200,13 @@ class MlflowTracker(Tracker):
         original = Path(path)
         if not original.exists():
             raise ValueError(f"got artifact {original}, which does not exist; write it before logging it")
-        self._num_outbox += 1
-        copy = self._spool.folder / "outbox" / f"{os.getpid()}-{self._num_outbox}-{time.time_ns()}" / original.name
+        copy = self._outbox / str(self._next_time_ms()) / original.name
         copy.parent.mkdir(parents=True)
         if original.is_dir():
             shutil.copytree(original, copy)
         else:
             shutil.copyfile(original, copy)
-        self._append(artifact=str(copy.resolve()), folder=folder)
+        self._append(artifact=str(copy.relative_to(self._outbox)), folder=folder)
 
     def log_model(self, bundle_folder: str | Path, *, name: str = "model", register_as: str = "") -> str:
         from cluster.model_registry import log_bundle
@@ -229,6 +231,10 @@ class MlflowTracker(Tracker):
                 num_pending,
                 self._spool.folder,
             )
+        if self._spool.num_rejected:
+            log.warning(
+                "%d records were refused, see %s", self._spool.num_rejected, self._spool.folder / "rejected.jsonl"
+            )
         if self._shipper.stop(OPEN_SERVER_S):
             self._spool.close()
         return num_pending
@@ -236,8 +242,9 @@ class MlflowTracker(Tracker):
 
 @functools.lru_cache(maxsize=4096)
 def clean_key(key: str) -> str:
-    """``key`` in the characters and length MLflow takes."""
-    return re.sub(r"[^\w\-. :/]", "_", key)[:MAX_KEY_LENGTH]
+    """``key`` in the characters, length and path form MLflow takes."""
+    legal = re.sub(r"[^\w\-. :/]", "_", key)[:MAX_KEY_LENGTH]
+    return posixpath.normpath(legal).lstrip("./") or "_"
 
 
 def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fpig_core.backbone import Backbone, TextTower, build_clip, settle
 from fpig_core.generator import PseudoQueryGenerator
 from fpig_core.interaction import PseudoInteraction
-from fpig_core.losses import Gather, contrastive, identity, reconstruction
+from fpig_core.losses import Gather, at_least_float32, contrastive, identity, reconstruction
 from fpig_core.preprocess import Preprocess, normalise
 from fpig_core.selector import Selection, select_tokens
 from fpig_core.vip import VipEncoder
@@ -136,7 +136,7 @@ class FPig(nn.Module):
         """Encode uint8 frames, already resized; vectors are float32."""
         frame_BF3HW = normalise(frame_BF3HW, self.config.preprocess, dtype=self.video.conv1.weight.dtype)
         token_BND, attention_BHN = self.video(frame_BF3HW)
-        summary_BSD, is_patch_N = self._summary(token_BND, num_frames=frame_BF3HW.shape[1])
+        summary_BSD, is_patch_N = self._summary(token_BND)
         selection = select_tokens(
             token_BND,
             attention_BHN,
@@ -152,14 +152,14 @@ class FPig(nn.Module):
         if self.config.residual == "add":
             fused_BD = _unit(fused_BD + unfused_BD)
         elif self.residual_mix is not None:
-            fused_BD = _unit(torch.lerp(unfused_BD, fused_BD, self.residual_mix.float().sigmoid()))
-        return VideoFeatures(fused_BD, unfused_BD, pseudo_query_BD.float(), selection)
+            fused_BD = _unit(torch.lerp(unfused_BD, fused_BD, at_least_float32(self.residual_mix).sigmoid()))
+        return VideoFeatures(fused_BD, unfused_BD, at_least_float32(pseudo_query_BD), selection)
 
     def forward(self, frame_BF3HW: Tensor, word_BL: Tensor) -> Features:
         """Features of matching videos and texts, row by row."""
         video = self.encode_video(frame_BF3HW)
         return Features(
-            self.encode_text(word_BL), video.fused_BD, video.pseudo_query_BD, self.logit_scale.float().exp()
+            self.encode_text(word_BL), video.fused_BD, video.pseudo_query_BD, at_least_float32(self.logit_scale).exp()
         )
 
     def loss(
@@ -183,15 +183,14 @@ class FPig(nn.Module):
         """Keep the factor of the logits within [1, 200]; to be called after every optimiser step."""
         self.logit_scale.clamp_(0.0, math.log(MAX_SCALE))
 
-    def _summary(self, token_BND: Tensor, *, num_frames: int) -> tuple[Tensor, Tensor]:
+    def _summary(self, token_BND: Tensor) -> tuple[Tensor, Tensor]:
         """CLS, added_cls and frame_cls [B, M + F, D]; and which of the N tokens are patches."""
-        M = self.video.num_globals
-        frame_cls_F = M + self.video.frame_width * torch.arange(num_frames, device=token_BND.device)
-        summary_S = torch.cat([torch.arange(M, device=token_BND.device), frame_cls_F])
+        M, S = self.video.num_globals, self.video.frame_width
         is_patch_N = torch.ones(token_BND.shape[1], dtype=torch.bool, device=token_BND.device)
-        is_patch_N[summary_S] = False
-        return token_BND[:, summary_S], is_patch_N
+        is_patch_N[:M] = False
+        is_patch_N[M::S] = False
+        return torch.cat([token_BND[:, :M], token_BND[:, M::S]], dim=1), is_patch_N
 
 
 def _unit(x_BD: Tensor) -> Tensor:
-    return nnf.normalize(x_BD if x_BD.dtype == torch.float64 else x_BD.float(), dim=-1)
+    return nnf.normalize(at_least_float32(x_BD), dim=-1)

@@ -46,11 +46,11 @@ class PseudoQueryGenerator(nn.Module):
             self.ends = nn.Parameter(ends_EW)
         else:
             self.register_buffer("ends", ends_EW)
-        self.positional_embedding = nn.Parameter(text.positional_embedding.detach()[:length].clone())
+        self.positional_embedding = nn.Parameter(text.positional_embedding.detach().clone())
         self.transformer = copy.deepcopy(text.transformer)
         self.ln_final = copy.deepcopy(text.ln_final)
         self.projection = nn.Parameter(text.text_projection.detach().clone()) if project else None
-        self.register_buffer("causal_mask", torch.full((length, length), float("-inf")).triu_(1), persistent=False)
+        self.register_buffer("causal_mask", torch.full((rows, rows), float("-inf")).triu_(1), persistent=False)
 
     def sequence(self, token_BSD: Tensor) -> Tensor:
         """What the transformer reads, positions included: [B, S + ends, text width]."""
@@ -60,7 +60,7 @@ class PseudoQueryGenerator(nn.Module):
         return x_BSW + self.positional_embedding[: x_BSW.shape[1]].to(x_BSW.dtype)
 
     def forward(self, token_BSD: Tensor) -> Tensor:
-        """Pseudo-queries [B, D], not normalised, of at most ``num_tokens`` tokens a video."""
+        """Pseudo-queries [B, D], not normalised, of as many tokens as there are word positions, less the ends."""
         x_BSW = self.sequence(token_BSD)
         length = x_BSW.shape[1]
         x_BSW = self.transformer(x_BSW, attn_mask=self.causal_mask[:length, :length])

@@ -21,6 +21,11 @@ def identity(x_B: Tensor) -> Tensor:
     return x_B
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision is lifted; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def contrastive(
     text_BD: Tensor,
     video_BD: Tensor,
@@ -57,15 +62,11 @@ def reconstruction(pseudo_query_BD: Tensor, text_BD: Tensor, *, valid_B: Tensor,
 
 def _without_placeholders(x_BD: Tensor, valid_B: Tensor) -> Tensor:
     """Zeros in place of placeholders: whatever they hold, NaN included, reaches neither result nor gradient."""
-    return _at_least_float32(x_BD).masked_fill(~valid_B[:, None], 0.0)
+    return at_least_float32(x_BD).masked_fill(~valid_B[:, None], 0.0)
 
 
 def _scaled(scale: Tensor, x_BD: Tensor) -> Tensor:
-    return _at_least_float32(scale) * x_BD
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    return at_least_float32(scale) * x_BD
 
 
 def _row_weights(valid_B: Tensor, valid_G: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pipelines import storage
 MANIFEST_NAME = "manifest.parquet"
 DIGEST_KEY = b"fpig.manifest_digest"
 OK = "ok"
+VIDEO_SUFFIXES = ("avi", "mkv", "mov", "mp4", "webm")
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -38,7 +39,7 @@ MANIFEST_SCHEMA = pa.schema(
 
 def sample_uid(shard: str, key: str) -> str:
     """32 hex digits that name a sample within its shard set."""
-    return hashlib.sha256(f"{shard}\0{key}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:32]
 
 
 def manifest_digest(table: pa.Table) -> str:

@@ -51,6 +51,13 @@ def parent(url: str) -> str:
     return head or slash or "."
 
 
+def relative(url: str, folder_url: str) -> str:
+    """``url`` as seen from a folder above it: ``join(folder_url, relative(url, folder_url)) == url``."""
+    base = join(folder_url, "")
+    assert url.startswith(base), (url, folder_url)
+    return url[len(base) :]
+
+
 def exists(url: str) -> bool:
     filesystem, path = _resolve(url)
     return _retrying(filesystem.exists, path)
@@ -111,6 +118,19 @@ def list_files(url: str, *, suffix: str = "") -> list[str]:
     found = _retrying(filesystem.find, path)
     names = [name[len(root) :] for name in found if name.startswith(root) and name.endswith(suffix)]
     return sorted(join(url, name) for name in names if _DRAFT not in name)
+
+
+def list_stamps(url: str) -> dict[str, tuple[int, str]]:
+    """What ``list_files`` lists, with the bytes of each object and a mark that changes when its content does."""
+    filesystem, path = _resolve(url)
+    root = path.rstrip("/") + "/"
+    found = _retrying(filesystem.find, path, detail=True)
+    stamps = {
+        join(url, name[len(root) :]): (int(info["size"]), str(info.get("ETag") or info.get("mtime") or ""))
+        for name, info in found.items()
+        if name.startswith(root) and _DRAFT not in name
+    }
+    return dict(sorted(stamps.items()))
 
 
 def _resolve(url: str) -> tuple[Any, str]:

@@ -1,6 +1,7 @@
 """Small videos written on the fly, and their complete decode as an oracle."""
 
 import io
+from typing import Any
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ def make_video(*, num_frames=30, height=48, width=64, fmt="mp4", codec="libx264"
     base_HW3 = rng.integers(0, 256, (height, width, 3))
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=fmt) as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream: Any = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = gop
         stream.codec_context.max_b_frames = b_frames
@@ -26,6 +27,6 @@ def make_video(*, num_frames=30, height=48, width=64, fmt="mp4", codec="libx264"
 
 def all_frames(data):
     """uint8 [N, H, W, 3]: every frame of the video at its own size, and their times in seconds."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         frames = list(container.decode(video=0))
         return np.stack([f.to_ndarray(format="rgb24") for f in frames]), [f.time for f in frames]

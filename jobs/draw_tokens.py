@@ -1,0 +1,118 @@
+"""``draw_tokens``: draw which patches of a video the model kept."""
+
+import dataclasses
+import io
+
+import numpy as np
+import torch
+
+from fpig_core.bundle import Bundle, load_bundle
+from fpig_core.drawing import TokenPicture, draw_contact_sheet, kept_patches
+from jobs.cli import Report, launch
+from jobs.models import model_folder
+from pipelines import storage
+from pipelines.decode import decode_frames
+from pipelines.manifest import Manifest, load_manifest
+from pipelines.quarantine import SampleError
+from pipelines.reader import read_videos
+
+EXAMPLE = "python -m jobs.draw_tokens --model runs/demo/model --manifest runs/demo/shards/test --out tokens.png"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """Draw the patches that the token selector kept: one row of frames per video, the other patches faded."""
+
+    model: str
+    """Model bundle: folder, URL, or MLflow URI (runs:/…, models:/…)."""
+    manifest: str
+    """manifest.parquet, or the folder of shards that holds it."""
+    out: str
+    """PNG file to write."""
+    video_id: tuple[str, ...] = ()
+    """Videos to draw; by default the first usable ones."""
+    num_videos: int = 6
+    """How many videos to draw when none is named."""
+    tracking: str = ""
+    """MLflow tracking URI, for a model given as runs:/… or models:/…"""
+    json: str = ""
+    """Write the result to this file."""
+
+
+def main(args: Args) -> Report:
+    if not args.out.endswith(".png"):
+        raise ValueError(f"got out={args.out!r}, wanted a file that ends in .png")
+    manifest = load_manifest(args.manifest)
+    rows = choose_rows(manifest, args.video_id, num_videos=args.num_videos)
+    with model_folder(args.model, tracking=args.tracking) as folder:
+        bundle = load_bundle(folder)
+    pictures, rejected = draw_rows(bundle, manifest, rows)
+    if not pictures:
+        raise ValueError(f"none of the {len(rows)} videos could be read; first reason: {rejected[0]}")
+    heading = f"Patches kept by the token selector, model {bundle.model_id}"
+    sink = io.BytesIO()
+    draw_contact_sheet(pictures, heading=heading).save(sink, "PNG", optimize=True)
+    storage.write_bytes(args.out, sink.getvalue())
+    summary = {"picture": args.out, "num_videos": len(pictures), "model_id": bundle.model_id, "rejected": rejected}
+    return Report(title="Kept tokens", summary=summary | {"num_rejected": len(rejected)})
+
+
+def choose_rows(manifest: Manifest, video_ids: tuple[str, ...], *, num_videos: int) -> list[int]:
+    """Manifest rows to draw: those of the named videos, in that order, or the first usable ones.
+
+    Raises:
+        ValueError: a video that isn't in the manifest, or no usable video.
+    """
+    usable = [int(row) for row in np.flatnonzero(manifest.ok)]
+    if not video_ids:
+        if not usable or num_videos < 1:
+            raise ValueError(f"got {len(usable)} usable videos in {manifest.root} and num_videos={num_videos}")
+        return usable[:num_videos]
+    names = manifest.table.column("video_id").to_pylist()
+    row_of = {names[row]: row for row in reversed(usable)}
+    if unknown := [name for name in video_ids if name not in row_of]:
+        raise ValueError(f"got video id {unknown[0]!r}, which is not a usable video of {manifest.root}")
+    return [row_of[name] for name in video_ids]
+
+
+def draw_rows(bundle: Bundle, manifest: Manifest, rows: list[int]) -> tuple[list[TokenPicture], list[str]]:
+    """A picture of each readable video, and the reasons of the others."""
+    pictures, rejected = [], []
+    for row, data in zip(rows, read_videos(manifest, rows), strict=True):
+        sample = manifest.table.slice(row, 1).to_pylist()[0]
+        try:
+            pictures.append(draw_video(bundle, sample, data))
+        except SampleError as error:
+            rejected.append(f"{sample['video_id']}: {error}")
+    return pictures, rejected
+
+
+def draw_video(bundle: Bundle, sample: dict, data: bytes | SampleError) -> TokenPicture:
+    if isinstance(data, SampleError):
+        raise data
+    frame_F3HW = decode_frames(
+        data,
+        suffix=sample["video_suffix"],
+        preprocess=bundle.config.preprocess,
+        start_s=sample["start_s"],
+        end_s=sample["end_s"],
+    )
+    with torch.inference_mode():
+        selection = bundle.model.encode_video(torch.from_numpy(frame_F3HW)[None]).selection
+    encoder = bundle.model.video
+    kept_FP = kept_patches(
+        selection.index_BK[0].numpy(),
+        num_frames=len(frame_F3HW),
+        num_patches=encoder.num_patches,
+        num_globals=encoder.num_globals,
+    )
+    caption = next(iter(sample["captions"] or []), "")
+    return TokenPicture(title=sample["video_id"], caption=caption, frame_F3HW=frame_F3HW, kept_FP=kept_FP)
+
+
+def cli() -> None:
+    launch(Args, main, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    cli()

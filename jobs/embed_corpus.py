@@ -1,0 +1,197 @@
+"""``embed_corpus``: every video of a manifest becomes one vector or one rejection, exactly once."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import subprocess
+import time
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cluster.session import connect, require_resources
+from cluster.tracking import Tracker, TrackerSpec, open_tracker
+from jobs.cli import DONE, OVER_BUDGET, Report, launch
+from jobs.models import MLFLOW_SCHEMES, model_folder
+from pipelines import storage
+from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
+from pipelines.manifest import load_manifest
+from pipelines.parts import PartCount
+from pipelines.places import absolute
+
+EXAMPLE = "python -m jobs.embed_corpus --model runs/demo/model --manifest runs/demo/shards/test --out runs/demo/corpus"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """Embed every video of a manifest. The same command again does what is missing, and nothing else."""
+
+    model: str
+    """Model bundle: folder, URL, or MLflow URI (runs:/…, models:/…)."""
+    manifest: str
+    """manifest.parquet, or the folder of shards that holds it."""
+    out: str
+    """Folder or URL of the corpus."""
+    max_rejected: str = "1%"
+    """Error budget: with a larger part of the videos rejected, the job ends with exit code 3."""
+    part_rows: int = 256
+    """Manifest rows in one output file."""
+    batch_size: int = 32
+    """Videos that go through the model at once."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Precision of the stored vectors."""
+    extra_columns: tuple[str, ...] = ()
+    """Further vectors to store: vector_unfused, pseudo_query."""
+    num_actors: int = 1
+    """Copies of the model that work at the same time."""
+    gpus_per_actor: float = 0.0
+    """GPUs of each copy; 0 runs on the CPU."""
+    cpus_per_actor: float = 2.0
+    """CPUs of each copy."""
+    wait_for_nodes_s: float = 0.0
+    """How long an autoscaling cluster may take to start the nodes that are needed."""
+    tracking: str = "sqlite:///runs/mlflow.db"
+    """MLflow tracking URI, or none."""
+    json: str = ""
+    """Write the result to this file."""
+
+    def settings(self) -> EmbedSettings:
+        names = {field.name for field in dataclasses.fields(EmbedSettings)}
+        return EmbedSettings(**{name: value for name, value in vars(self).items() if name in names})
+
+
+def main(args: Args) -> Report:
+    settings, budget = args.settings(), parse_fraction(args.max_rejected)
+    manifest = load_manifest(args.manifest)
+    model_url, origin = find_model(args)
+    plan = plan_embedding(manifest, model_url=model_url, out_url=args.out, settings=settings)
+    if meta := committed(plan):
+        return report(args, meta, budget=budget, fresh=0, seconds=0.0)
+    if plan.missing:
+        connect()
+        require_resources(
+            cpus=settings.num_cpus, gpus=settings.num_gpus, purpose="embedding", wait_s=args.wait_for_nodes_s
+        )
+    with open_run(args, plan) as tracker:
+        tracker.log_params(dataclasses.asdict(settings) | plan.spec.identity() | {"out": plan.out_url})
+        tracker.set_tags({"model_id": plan.spec.model_id, "model_run_id": origin.get("mlflow_run_id", "unknown")})
+        tracker.log_input("corpus", source=plan.manifest.root, digest=manifest.digest)
+        started = time.monotonic()
+        counts = embed_with_progress(plan, settings, tracker)
+        seconds = time.monotonic() - started
+        lineage = {
+            "mlflow_run_id": tracker.run_id,
+            "model_run_id": origin.get("mlflow_run_id", ""),
+            "code_revision": code_revision(),
+        }
+        meta = finish_embedding(plan, counts, lineage=lineage)
+        log_result(tracker, meta, fresh=plan.num_missing, seconds=seconds)
+    return report(args, meta, budget=budget, fresh=plan.num_missing, seconds=seconds)
+
+
+def parse_fraction(text: str) -> float:
+    """``"0.1%"`` or ``"0.001"`` as 0.001.
+
+    Raises:
+        ValueError: not a part of a whole.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"got max_rejected={text!r}, wanted a percentage such as 0.1% or a fraction such as 0.001")
+    return value
+
+
+def find_model(args: Args) -> tuple[str, dict[str, Any]]:
+    """URL of the model that every worker can read, and what its training left beside it."""
+    with model_folder(args.model, tracking=args.tracking) as folder:
+        record = folder / "training.json"
+        origin = json.loads(record.read_text()) if record.exists() else {}
+        if not args.model.startswith(MLFLOW_SCHEMES):
+            return args.model, origin
+        # A download of MLflow's lies on this machine alone: it travels to the workers beside the corpus.
+        url = storage.join(absolute(args.out), "model")
+        for path in sorted(folder.iterdir()):
+            storage.upload(path, storage.join(url, path.name))
+        return url, origin | {"mlflow_run_id": args.model.removeprefix("runs:/").split("/")[0]}
+
+
+def open_run(args: Args, plan: EmbedPlan) -> Tracker:
+    """The tracker of this corpus: an embedding that was killed goes on with the same MLflow run."""
+    identity = json.dumps([args.tracking, plan.out_url, plan.spec.identity()])
+    spool_dir = str(Path("runs") / ".spool" / hashlib.sha256(identity.encode()).hexdigest()[:16])
+    name = f"embed-{Path(plan.manifest.root).name}"
+    return open_tracker(TrackerSpec(uri=args.tracking, run_name=name, spool_dir=spool_dir))
+
+
+def embed_with_progress(plan: EmbedPlan, settings: EmbedSettings, tracker: Tracker) -> list[PartCount]:
+    """Embed what is missing; the bar counts the videos of the whole manifest."""
+    total, counts = plan.manifest.num_rows, []
+    done, started = total - plan.num_missing, time.monotonic()
+    logged, rejected = tracker.last_step("num_done"), Counter[str]()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), refresh_per_second=2) as bar:
+        task = bar.add_task("videos", total=total, completed=done, note="starting workers" if plan.missing else "")
+        for count in embed_parts(plan, settings):
+            counts.append(count)
+            rejected.update(count.rejected)
+            done += count.num_embedded + count.num_rejected
+            rate = (done - total + plan.num_missing) / (time.monotonic() - started)
+            bar.update(task, completed=done, note=f"{rate:.3g} videos/s, {rejected.total()} rejected")
+            if done > logged:
+                tracker.log_metrics({"num_done": done, "videos_per_s": rate}, step=done)
+    return counts
+
+
+def log_result(tracker: Tracker, meta: dict[str, Any], *, fresh: int, seconds: float) -> None:
+    values = {f"rejected/{reason}": number for reason, number in meta["rejected"].items()}
+    values |= {"num_embedded": meta["num_embedded"], "num_rejected": meta["num_rejected"]}
+    if seconds and fresh:
+        values["videos_per_s_overall"] = fresh / seconds
+    tracker.log_metrics(values, step=meta["num_samples"])
+    tracker.set_tags({"parts_digest": meta["parts_digest"], "manifest_digest": meta["manifest_digest"]})
+
+
+def report(args: Args, meta: dict[str, Any], *, budget: float, fresh: int, seconds: float) -> Report:
+    over = meta["num_rejected"] > budget * meta["num_samples"]
+    kept = ("num_samples", "num_embedded", "num_rejected", "rejected", "model_id", "manifest_digest", "mlflow_run_id")
+    summary: dict[str, Any] = {"corpus": args.out} | {name: meta[name] for name in kept}
+    summary["embedded_now"] = fresh
+    if fresh:
+        summary["videos_per_s"] = fresh / seconds
+    else:
+        summary["note"] = "nothing was missing: the corpus is complete"
+    for reason, number in meta["rejected"].items():
+        summary[f"rejected: {reason}"] = number
+    if over:
+        summary["budget"] = f"exceeded: {meta['num_rejected'] / meta['num_samples']:.2%} rejected, {budget:.2%} allowed"
+    return Report(
+        title=f"Corpus {args.out}",
+        summary=summary,
+        next_command=f'python -m jobs.search --corpus {args.out} --query "…"',
+        exit_code=OVER_BUDGET if over else DONE,
+    )
+
+
+@functools.cache
+def code_revision() -> str:
+    """What git calls this code, else the version of the installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return metadata.version("fpig")
+
+
+def cli() -> None:
+    launch(Args, main, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,173 @@
+"""``evaluate``: score a corpus under the evaluation protocol, with all that a result must carry."""
+
+import dataclasses
+import hashlib
+import json
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cluster.tracking import NO_TRACKING, Tracker, TrackerSpec, open_tracker
+from fpig_core.bundle import Bundle
+from fpig_core.index import ExactIndex
+from fpig_core.metrics import retrieval_metrics, targets_by_id
+from jobs.cli import Report, launch
+from jobs.models import encode_queries, load_model_of, model_folder
+from pipelines import storage
+from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
+from pipelines.manifest import Manifest, load_manifest
+
+EXAMPLE = "python -m jobs.evaluate --corpus runs/demo/corpus"
+DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
+NUM_TIMED = 50
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """Retrieval metrics of a corpus in both directions; ties count against the model."""
+
+    corpus: str
+    """Folder or URL of the corpus."""
+    manifest: str = ""
+    """Manifest with the captions; by default the one that the corpus was made from."""
+    model: str = ""
+    """Model bundle; by default where it was when it embedded the corpus."""
+    queries: Literal["first", "all"] = "first"
+    """One caption a video, or every caption (multi-sentence)."""
+    column: Literal["vector", "vector_unfused"] = "vector"
+    """Which vectors are searched."""
+    tracking: str = NO_TRACKING
+    """MLflow tracking URI, or none."""
+    json: str = ""
+    """Write the result to this file."""
+
+
+def main(args: Args) -> Report:
+    corpus = read_corpus(args.corpus, column=args.column)
+    manifest = load_manifest(args.manifest or corpus.meta["manifest"])
+    require_manifest(corpus, manifest)
+    bundle = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
+    uids, texts = choose_queries(corpus, manifest, queries=args.queries)
+    target_Q = targets_by_id(uids, corpus.uids)
+    query_QD = torch.from_numpy(encode_queries(bundle, texts))
+    metrics = retrieval_metrics(query_QD, torch.from_numpy(corpus.vectors), target_Q)
+    result: dict[str, Any] = {
+        "split": Path(manifest.root).name,
+        "queries": args.queries,
+        "num_queries": len(texts),
+        "num_videos": len(corpus.uids),
+        "num_captioned_videos": len(target_Q.unique()),
+        "num_videos_missing": manifest.num_rows - len(corpus.uids),
+        "column": args.column,
+        "tie_rule": "pessimistic",
+        "normaliser": "none",
+        "first_stage_k": None,
+        "select_on": select_on(args, corpus),
+        "model_id": corpus.meta["model_id"],
+        "manifest_digest": manifest.digest,
+        "chance_r1": 100 / len(corpus.uids),
+        "bytes_per_video": bytes_per_video(args.corpus, len(corpus.uids)),
+        "ms_per_query": milliseconds_per_query(bundle, corpus, texts),
+        **metrics,
+    }
+    with open_run(args, result) as tracker:
+        log_result(tracker, result)
+        result["mlflow_run_id"] = tracker.run_id
+    show_metrics(metrics)
+    next_command = f'python -m jobs.search --corpus {args.corpus} --query "{texts[0]}"'
+    return Report(title=f"Evaluation of {args.corpus}", summary=result, next_command=next_command)
+
+
+def require_manifest(corpus: Corpus, manifest: Manifest) -> None:
+    wanted = corpus.meta["manifest_digest"]
+    if manifest.digest != wanted:
+        raise ValueError(
+            f"got manifest {manifest.digest} at {manifest.root}, wanted {wanted}, from which the corpus was made; "
+            "give that one, or embed the corpus again"
+        )
+
+
+def choose_queries(corpus: Corpus, manifest: Manifest, *, queries: str) -> tuple[list[str], list[str]]:
+    """Uid and text of each query: captions of the videos that are embedded.
+
+    Raises:
+        ValueError: no embedded video has a caption.
+    """
+    embedded = set(corpus.uids)
+    columns = (manifest.table.column(name).to_pylist() for name in ("uid", "captions"))
+    chosen = [
+        (uid, caption)
+        for uid, captions in zip(*columns, strict=True)
+        if uid in embedded
+        for caption in (captions or [])[: 1 if queries == "first" else None]
+    ]
+    if not chosen:
+        raise ValueError(f"got no caption for any embedded video in {manifest.root}; evaluation needs captions")
+    uids, texts = zip(*chosen, strict=True)
+    return list(uids), list(texts)
+
+
+def select_on(args: Args, corpus: Corpus) -> str:
+    """The split on which the model was selected, as its training recorded it."""
+    with model_folder(args.model or corpus.meta["model"], tracking=args.tracking) as folder:
+        record = folder / "training.json"
+        return str(json.loads(record.read_text()).get("select_on", "unknown")) if record.exists() else "unknown"
+
+
+def bytes_per_video(corpus_url: str, num_videos: int) -> float:
+    """Bytes in storage, file headers and ids included."""
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        return sum(pool.map(storage.size, part_files(corpus_url))) / num_videos
+
+
+def milliseconds_per_query(bundle: Bundle, corpus: Corpus, texts: list[str]) -> float:
+    """Median wall time of one search: text tower and exact top 10, one query at a time."""
+    index, times = ExactIndex(corpus.vectors), []
+    for text in [texts[0], *texts[:NUM_TIMED]]:
+        start = time.perf_counter()
+        index.search(encode_queries(bundle, [text]), 10)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]) * 1000  # the first search warms up
+
+
+def open_run(args: Args, result: dict[str, Any]) -> Tracker:
+    """One MLflow run per corpus and kind of evaluation."""
+    identity = [args.tracking, args.corpus, args.queries, args.column, result["model_id"], result["manifest_digest"]]
+    digest = hashlib.sha256(json.dumps(["evaluate", *identity]).encode()).hexdigest()[:16]
+    spool_dir = str(Path("runs") / ".spool" / digest)
+    return open_tracker(TrackerSpec(uri=args.tracking, run_name=f"evaluate-{result['split']}", spool_dir=spool_dir))
+
+
+def log_result(tracker: Tracker, result: dict[str, Any]) -> None:
+    kept = {name: value for name, value in result.items() if isinstance(value, str) or value is None}
+    tracker.set_tags(kept)
+    values = {
+        f"{direction}/{name.replace('@', '')}": v for direction in DIRECTIONS for name, v in result[direction].items()
+    }
+    plain = {name: value for name, value in result.items() if isinstance(value, (int, float))}
+    if tracker.last_step("num_queries") < 0:
+        tracker.log_metrics(values | plain, step=0)
+
+
+def show_metrics(metrics: dict[str, dict[str, float]]) -> None:
+    table = Table(title="R@K and SumR in percent, higher is better; MdR and MnR are ranks, lower is better")
+    table.add_column("direction")
+    for name in metrics["t2v"]:
+        table.add_column(name, justify="right")
+    for direction, values in metrics.items():
+        table.add_row(DIRECTIONS[direction], *(f"{value:.1f}" for value in values.values()))
+    Console().print(table)
+
+
+def cli() -> None:
+    launch(Args, main, example=EXAMPLE)
+
+
+if __name__ == "__main__":
+    cli()

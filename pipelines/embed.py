@@ -1,0 +1,204 @@
+"""Embed the videos of a manifest as a Ray Data stream: each missing part once, in order, however often it is killed.
+
+    missing parts → positions → decode tasks (CPU) → model actors → write tasks → receipts
+
+A part appears only when it is whole, and its name says what it holds. So a rerun does what is missing and nothing else.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from fpig_core.backbone import tokenize
+from fpig_core.bundle import Bundle, load_bundle
+from fpig_core.preprocess import Preprocess
+from pipelines import storage
+from pipelines.corpus import COMMITTED, commit, count_parts, missing_parts, read_committed, require_same
+from pipelines.embed_stages import Work, decode_rows, write_part
+from pipelines.encode import EncodeVideos
+from pipelines.manifest import Manifest
+from pipelines.parts import CorpusSpec, Part, PartCount, plan_parts, preprocess_digest
+from pipelines.places import absolute, local_bundle
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedSettings:
+    """Where and how to embed. ``batch_size`` videos go through the model at once; it divides ``part_rows``, so that a
+    part's vectors do not depend on which other parts were missing.
+    """
+
+    part_rows: int = 256
+    batch_size: int = 32
+    dtype: Literal["float16", "float32"] = "float16"
+    extra_columns: tuple[str, ...] = ()
+    num_actors: int = 1
+    gpus_per_actor: float = 0.0
+    cpus_per_actor: float = 2.0
+    cpus_per_decoder: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_actors < 1 or self.batch_size < 1 or self.part_rows < 1:
+            raise ValueError(
+                f"got num_actors={self.num_actors}, batch_size={self.batch_size}, part_rows={self.part_rows}; "
+                "all must be at least 1"
+            )
+        if self.part_rows % self.batch_size:
+            raise ValueError(
+                f"part_rows={self.part_rows} is not a multiple of batch_size={self.batch_size}; "
+                f"use part_rows={-(-self.part_rows // self.batch_size) * self.batch_size}"
+            )
+        if min(self.cpus_per_actor, self.cpus_per_decoder) <= 0 or self.gpus_per_actor < 0:
+            raise ValueError(
+                f"got cpus_per_actor={self.cpus_per_actor}, cpus_per_decoder={self.cpus_per_decoder}, "
+                f"gpus_per_actor={self.gpus_per_actor}; CPUs must be above 0, GPUs at least 0"
+            )
+        if self.cpus_per_actor == self.cpus_per_decoder and not self.gpus_per_actor:
+            raise ValueError(
+                f"got cpus_per_actor = cpus_per_decoder = {self.cpus_per_actor}; they must differ without a GPU, "
+                "or Ray Data decodes inside the model actors"
+            )
+
+    @property
+    def num_cpus(self) -> float:
+        """CPUs without which the stream could not move: all actors, and one task of any other stage."""
+        return self.num_actors * self.cpus_per_actor + max(1.0, self.cpus_per_decoder)
+
+    @property
+    def num_gpus(self) -> float:
+        return self.num_actors * self.gpus_per_actor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedPlan:
+    """What an embedding is to do. ``missing`` is empty for a rerun of a finished one."""
+
+    manifest: Manifest
+    model_url: str
+    out_url: str
+    spec: CorpusSpec
+    preprocess: Preprocess
+    parts: Sequence[Part]
+    missing: Sequence[Part]
+
+    @property
+    def num_missing(self) -> int:
+        """Samples that are neither embedded nor rejected yet."""
+        return sum(len(part) for part in self.missing)
+
+
+def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings: EmbedSettings) -> EmbedPlan:
+    """Find out what is missing, before anything is started.
+
+    Raises:
+        ValueError: no model there, or ``out_url`` holds a corpus of another model, manifest or layout.
+    """
+    model_url, out_url = absolute(model_url), absolute(out_url)
+    with local_bundle(model_url) as folder:
+        bundle = load_bundle(folder)
+    spec = CorpusSpec(
+        model_id=bundle.model_id,
+        manifest_digest=manifest.digest,
+        preprocess_digest=preprocess_digest(bundle.config.preprocess),
+        dim=_width(bundle),
+        dtype=settings.dtype,
+        part_rows=settings.part_rows,
+        extra_columns=settings.extra_columns,
+    )
+    require_same(out_url, spec)
+    parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
+    return EmbedPlan(
+        manifest=dataclasses.replace(manifest, root=absolute(manifest.root)),
+        model_url=model_url,
+        out_url=out_url,
+        spec=spec,
+        preprocess=bundle.config.preprocess,
+        parts=parts,
+        missing=missing_parts(out_url, parts),
+    )
+
+
+def embed_parts(plan: EmbedPlan, settings: EmbedSettings) -> Iterator[PartCount]:
+    """Write the missing parts on the Ray cluster and yield a receipt of each as it is written."""
+    if not plan.missing:
+        return
+    for row in build_stream(plan, settings).iter_rows():
+        rejected = json.loads(row["rejected"])
+        yield PartCount(name=str(row["name"]), num_embedded=int(row["num_embedded"]), rejected=rejected)
+
+
+def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bool = True) -> Dataset:
+    """The stream of receipts, not started yet. Without ``preserve_order`` the parts would not be what they claim."""
+    work = Work(
+        manifest=_without_captions(plan.manifest),
+        rows=np.concatenate([np.arange(part.start, part.stop) for part in plan.missing]),
+        part_at={part.start: part for part in plan.missing},
+        spec=plan.spec,
+        preprocess=plan.preprocess,
+        out_url=plan.out_url,
+    )
+    shared = {"refs": [ray.put(work)]}
+    actor = (plan.model_url, plan.spec, settings.batch_size, settings.gpus_per_actor > 0)
+    with DataContext.current(_context(preserve_order=preserve_order)):
+        return (
+            ray.data.range(plan.num_missing, override_num_blocks=1)
+            .repartition(target_num_rows_per_block=settings.batch_size, strict=True)
+            .map_batches(
+                decode_rows,
+                batch_size=settings.batch_size,
+                num_cpus=settings.cpus_per_decoder,
+                fn_kwargs=shared,
+            )
+            .map_batches(
+                EncodeVideos,
+                batch_size=settings.batch_size,
+                num_cpus=settings.cpus_per_actor,
+                num_gpus=settings.gpus_per_actor or None,
+                compute=ActorPoolStrategy(size=settings.num_actors),
+                fn_constructor_args=actor,
+            )
+            .repartition(target_num_rows_per_block=plan.spec.part_rows, strict=True)
+            .map_batches(write_part, batch_size=plan.spec.part_rows, num_cpus=1, fn_kwargs=shared)
+        )
+
+
+def finish_embedding(plan: EmbedPlan, fresh: Sequence[PartCount], *, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Commit a corpus whose parts are all there -> content of the commit. ``fresh`` are counted already."""
+    known = {count.name: count for count in fresh}
+    older = [part for part in plan.parts if part.name not in known]
+    known |= {count.name: count for count in count_parts(plan.out_url, older)}
+    places = {"manifest": plan.manifest.root, "model": plan.model_url}
+    counts = [known[part.name] for part in plan.parts]
+    return commit(plan.out_url, spec=plan.spec, parts=plan.parts, counts=counts, lineage=places | dict(lineage))
+
+
+def committed(plan: EmbedPlan) -> dict[str, Any] | None:
+    """Content of the commit if the corpus is complete, else None."""
+    done = not plan.missing and storage.exists(storage.join(plan.out_url, COMMITTED))
+    return read_committed(plan.out_url) if done else None
+
+
+def _context(*, preserve_order: bool) -> DataContext:
+    context = DataContext.get_current().copy()
+    context.execution_options.preserve_order = preserve_order
+    # The default would slice blocks by bytes, and with them the parts.
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return context
+
+
+def _without_captions(manifest: Manifest) -> Manifest:
+    """Workers read videos only: what they don't need is not sent to them."""
+    return dataclasses.replace(manifest, table=manifest.table.drop_columns(["captions"]))
+
+
+def _width(bundle: Bundle) -> int:
+    """D of the model's vectors."""
+    with torch.inference_mode():
+        return bundle.model.encode_text(tokenize([""], context_length=bundle.config.backbone.context_length)).shape[1]

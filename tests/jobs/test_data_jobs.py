@@ -1,0 +1,73 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jobs import index_shards, make_synthetic, write_shards
+from jobs.cli import DONE, OVER_BUDGET
+from pipelines.manifest import load_manifest
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world")
+    args = make_synthetic.Args(out=str(out), train=3, val=1, test=2, size=32, frames=6, workers=1)
+    assert make_synthetic.main(args).summary["written"]
+    assert not make_synthetic.main(args).summary["written"]
+    return out
+
+
+def pack(world, out):
+    return write_shards.Args(videos=str(world / "videos"), captions=str(world / "captions.csv"), out=str(out))
+
+
+def test_from_world_to_manifests(world, tmp_path):
+    report = write_shards.main(pack(world, tmp_path))
+    assert report.summary["problems"] == []
+    assert report.next_command == f"python -m jobs.index_shards {tmp_path}"
+    report = index_shards.main(index_shards.Args(root=str(tmp_path), max_rejected="0%"))
+    assert report.exit_code == DONE
+    assert {name: found["num_ok"] for name, found in report.summary["sets"].items()} == {
+        "test": 4,
+        "train": 3,
+        "val": 1,
+    }
+    assert load_manifest(str(tmp_path / "test")).captioned.sum() == 4
+    json.dumps(report.summary)
+
+
+def test_one_set_is_indexed_where_it_lies(world, tmp_path):
+    write_shards.main(pack(world, tmp_path))
+    assert list(index_shards.find_sets(str(tmp_path / "val")).values()) == [str(tmp_path / "val")]
+    with pytest.raises(ValueError, match="write_shards"):
+        index_shards.find_sets(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(("budget", "exit_code"), [("100%", DONE), ("50%", OVER_BUDGET), ("0", OVER_BUDGET)])
+def test_a_damaged_set_is_over_budget(world, tmp_path, budget, exit_code):
+    write_shards.main(pack(world, tmp_path))
+    shard = tmp_path / "train/shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-12_000])
+    report = index_shards.main(index_shards.Args(root=str(tmp_path), max_rejected=budget))
+    assert report.exit_code == exit_code
+    assert "train: train/shard-000000.tar" not in report.summary
+    assert "cut_member" in report.summary["train: shard-000000.tar"]
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.25", 0.25), ("100%", 1.0), ("0", 0.0)])
+def test_shares_are_read(text, share):
+    assert index_shards.parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "x", "101%", "-1", "nan"])
+def test_other_shares_are_refused(text):
+    with pytest.raises(ValueError, match="wanted a share"):
+        index_shards.parse_share(text)
+
+
+@pytest.mark.parametrize("job", ["make_synthetic", "write_shards", "index_shards"])
+def test_help_shows_an_example(job):
+    result = subprocess.run([sys.executable, "-m", f"jobs.{job}", "--help"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    assert f"Example: python -m jobs.{job}" in result.stdout

@@ -1,0 +1,63 @@
+"""The job's budget, its no-op, and what it records."""
+
+import json
+
+import pytest
+
+from jobs.cli import DONE, OVER_BUDGET
+from jobs.embed_corpus import Args, main, parse_fraction
+from jobs.verify_corpus import Args as VerifyArgs
+from jobs.verify_corpus import main as verify
+from tests.worlds import write_model, write_shards
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.1%", 0.001), ("0.001", 0.001), ("0", 0), ("100%", 1)])
+def test_budgets_are_percentages_or_fractions(text, value):
+    assert parse_fraction(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "5", "-1%", "101%", "few", "nan"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(ValueError, match=r"wanted a percentage"):
+        parse_fraction(text)
+
+
+def args_for(root, **changes):
+    values = {"model": str(root / "model"), "manifest": str(root / "shards"), "out": str(root / "corpus")}
+    return Args(**values | {"part_rows": 8, "batch_size": 8, "tracking": "none"} | changes)
+
+
+def test_a_corpus_over_its_budget_is_complete_all_the_same(ray_local, tmp_path):
+    model_id = write_model(tmp_path / "model")
+    write_shards(tmp_path / "shards", 10, flaws={4: "bad_container"})
+    (tmp_path / "model" / "training.json").write_text(json.dumps({"select_on": "val", "mlflow_run_id": "abc"}))
+    first = main(args_for(tmp_path, max_rejected="5%"))
+    assert first.exit_code == OVER_BUDGET
+    assert (first.summary["num_embedded"], first.summary["num_rejected"]) == (9, 1)
+    assert first.summary["rejected"] == {"bad_container": 1}
+    meta = json.loads((tmp_path / "corpus" / "_COMMITTED.json").read_text())
+    assert (meta["model_id"], meta["model_run_id"], meta["model"]) == (model_id, "abc", str(tmp_path / "model"))
+    assert verify(VerifyArgs(corpus=str(tmp_path / "corpus"))).exit_code == DONE
+    again = main(args_for(tmp_path, max_rejected="10%"))
+    assert again.exit_code == DONE
+    assert again.summary["embedded_now"] == 0
+    assert "nothing was missing" in again.summary["note"]
+
+
+def test_requests_that_cannot_work_stop_before_anything_starts(tmp_path):
+    write_model(tmp_path / "model")
+    with pytest.raises(ValueError, match="index_shards"):
+        main(args_for(tmp_path))
+    write_shards(tmp_path / "shards", 1)
+    with pytest.raises(ValueError, match="no config.json"):
+        main(args_for(tmp_path, model=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="multiple of batch_size"):
+        main(args_for(tmp_path, part_rows=9))
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_more_than_the_cluster_has_is_refused_instead_of_waited_for(ray_local, tmp_path):
+    write_model(tmp_path / "model")
+    write_shards(tmp_path / "shards", 1)
+    with pytest.raises(ValueError, match="embedding wants 201 CPUs"):
+        main(args_for(tmp_path, num_actors=100))

@@ -1,0 +1,59 @@
+"""Search shows the best videos first, and text from outside as mere text."""
+
+import numpy as np
+import pytest
+
+from fpig_core.bundle import load_bundle
+from jobs.draw_tokens import Args as DrawArgs
+from jobs.draw_tokens import main as draw
+from jobs.models import encode_queries
+from jobs.search import Args, main, plain
+from tests.worlds import caption_of, write_corpus, write_model, write_shards
+
+
+@pytest.fixture
+def world(tmp_path):
+    model_id = write_model(tmp_path / "model")
+    manifest = write_shards(tmp_path / "shards", 6)
+    vectors = encode_queries(load_bundle(tmp_path / "model"), [caption_of(number) for number in range(6)])
+    write_corpus(str(tmp_path / "corpus"), manifest, vectors, model_id=model_id, model=str(tmp_path / "model"))
+    return tmp_path
+
+
+def test_the_video_with_this_caption_comes_first(world, capsys):
+    results = main(Args(corpus=str(world / "corpus"), query=caption_of(4), top=3)).summary["results"]
+    assert [result["rank"] for result in results] == [1, 2, 3]
+    assert results[0]["video_id"] == "video4"
+    assert results[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert results[0]["captions"] == [caption_of(4), "video number 4"]
+    assert (results[0]["shard"], results[0]["key"]) == ("shard-000000.tar", "000004")
+    assert np.all(np.diff([result["score"] for result in results]) <= 0)
+    assert "video4" in capsys.readouterr().out
+
+
+def test_wrong_requests_are_refused(world):
+    corpus = str(world / "corpus")
+    write_model(world / "other", seed=1)
+    with pytest.raises(ValueError, match="which embedded this corpus"):
+        main(Args(corpus=corpus, query="a", model=str(world / "other")))
+    with pytest.raises(ValueError, match="empty query"):
+        main(Args(corpus=corpus, query=" "))
+    with pytest.raises(ValueError, match="k=0"):
+        main(Args(corpus=corpus, query="a", top=0))
+    with pytest.raises(ValueError, match="embed_corpus"):
+        main(Args(corpus=str(world / "nowhere"), query="a"))
+
+
+def test_text_from_outside_commands_no_terminal():
+    assert plain("[red]a\x1b[31mb\nc").plain == "[red]a [31mb\nc"
+
+
+def test_kept_tokens_are_drawn(world):
+    out = world / "tokens.png"
+    values = {"model": str(world / "model"), "manifest": str(world / "shards"), "out": str(out)}
+    assert draw(DrawArgs(**values, video_id=("video5", "video0"))).summary["num_videos"] == 2
+    assert out.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="'video99'"):
+        draw(DrawArgs(**values, video_id=("video99",)))
+    with pytest.raises(ValueError, match=r"ends in \.png"):
+        draw(DrawArgs(**values | {"out": "tokens"}))

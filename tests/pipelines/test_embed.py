@@ -1,0 +1,201 @@
+"""Every sample of a manifest ends in exactly one part or one quarantine file, whatever happened on the way."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from fpig_core.bundle import load_bundle
+from pipelines.corpus import read_corpus
+from pipelines.decode import decode_frames
+from pipelines.embed import EmbedSettings, build_stream, committed, embed_parts, finish_embedding, plan_embedding
+from pipelines.manifest import load_manifest
+from pipelines.parts import read_table
+from pipelines.verify import verify_corpus
+from tests.worlds import PREPROCESS, video_bytes, write_model, write_shards
+
+SETTINGS = EmbedSettings(
+    part_rows=8,
+    batch_size=4,
+    dtype="float32",
+    num_actors=2,
+    cpus_per_actor=1.5,
+    extra_columns=("vector_unfused", "pseudo_query"),
+)
+ONE_ACTOR = dataclasses.replace(SETTINGS, num_actors=1)
+FLAWS = {3: "bad_container", 8: "no_video", 9: "changed_bytes", 20: "bad_container"}
+NUM_ROWS = 21
+FAST = video_bytes(0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Folder with shards that hold every kind of flaw, and a model."""
+    root = tmp_path_factory.mktemp("world")
+    write_shards(root / "shards", NUM_ROWS, flaws=FLAWS)
+    write_model(root / "model")
+    return root
+
+
+def plan_for(world, out, settings=SETTINGS):
+    manifest = load_manifest(str(world / "shards"))
+    return plan_embedding(manifest, model_url=str(world / "model"), out_url=str(out), settings=settings)
+
+
+def embed(world, out, settings=SETTINGS):
+    plan = plan_for(world, out, settings)
+    counts = list(embed_parts(plan, settings))
+    return finish_embedding(plan, counts, lineage={}), counts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, ray_local):
+    embed(world, world / "corpus")
+    return world / "corpus"
+
+
+def bytes_of(corpus):
+    return {file.name: file.read_bytes() for file in Path(corpus).rglob("*.parquet")}
+
+
+def slow_vectors(world, column):
+    """One video at a time through the model, in file order."""
+    model = load_bundle(world / "model").model
+    vectors = []
+    for number in range(NUM_ROWS):
+        if number not in FLAWS:
+            frames = decode_frames(video_bytes(number), suffix="mp4", preprocess=PREPROCESS)
+            with torch.inference_mode():
+                vectors.append(getattr(model.encode_video(torch.from_numpy(frames)[None]), column)[0].numpy())
+    return np.stack(vectors)
+
+
+@pytest.mark.parametrize(
+    ("column", "feature"),
+    [("vector", "fused_BD"), ("vector_unfused", "unfused_BD"), ("pseudo_query", "pseudo_query_BD")],
+)
+def test_each_video_becomes_its_own_vector(world, undisturbed, column, feature):
+    corpus = read_corpus(str(undisturbed), column=column)
+    assert corpus.video_ids == [f"video{number}" for number in range(NUM_ROWS) if number not in FLAWS]
+    np.testing.assert_allclose(corpus.vectors, slow_vectors(world, feature), atol=1e-4)
+
+
+def test_the_corpus_is_complete_and_sound(world, undisturbed):
+    report = verify_corpus(str(undisturbed), load_manifest(str(world / "shards")))
+    assert report.problems == ()
+    assert (report.num_embedded, report.num_rejected) == (NUM_ROWS - len(FLAWS), len(FLAWS))
+
+
+def test_rejected_samples_tell_why(undisturbed):
+    rows = [row for file in (undisturbed / "quarantine").iterdir() for row in read_table(str(file)).to_pylist()]
+    assert {int(row["key"]): (row["stage"], row["reason"]) for row in rows} == {
+        3: ("decode", "bad_container"),
+        8: ("index", "no_video"),
+        9: ("read", "changed_bytes"),
+        20: ("decode", "bad_container"),
+    }
+
+
+def test_a_rerun_has_nothing_to_do(world, undisturbed):
+    plan = plan_for(world, undisturbed)
+    assert plan.missing == []
+    assert committed(plan)["num_rejected"] == len(FLAWS)
+    assert list(embed_parts(plan, SETTINGS)) == []
+
+
+def test_a_rerun_does_what_is_missing_and_nothing_else(world, undisturbed, tmp_path):
+    """Killed between the two files of a part: the quarantine file is there, the part is not."""
+    corpus = shutil.copytree(undisturbed, tmp_path / "corpus")
+    lost = plan_for(world, corpus).parts[1]
+    Path(lost.url(str(corpus))).unlink()
+    assert committed(plan_for(world, corpus)) is None
+    meta, counts = embed(world, corpus, ONE_ACTOR)
+    assert [count.name for count in counts] == [lost.name]
+    assert meta["rejected"] == {"bad_container": 2, "changed_bytes": 1, "no_video": 1}
+    assert bytes_of(corpus) == bytes_of(undisturbed)
+
+
+def test_a_late_writer_leaves_what_is_there(world, undisturbed, tmp_path):
+    """A plan made before another run finished meets its parts: they stay as they are."""
+    corpus = tmp_path / "corpus"
+    early = plan_for(world, corpus)
+    shutil.copytree(undisturbed, corpus)
+    times = {file: file.stat().st_mtime_ns for file in corpus.rglob("*.parquet")}
+    counts = list(embed_parts(early, ONE_ACTOR))
+    assert [count.num_rejected for count in counts] == [1, 2, 1]
+    assert times == {file: file.stat().st_mtime_ns for file in corpus.rglob("*.parquet")}
+
+
+def test_decoding_stays_out_of_the_model_actors(world, ray_local, tmp_path):
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        build_stream(plan_for(world, tmp_path), SETTINGS).explain()
+    physical = shown.getvalue().split("Physical Plan (Optimized)")[1]
+    assert "TaskPoolMapOperator[MapBatches(decode_rows)]" in physical
+    assert "ActorPoolMapOperator[MapBatches(EncodeVideos)]" in physical
+    assert "TaskPoolMapOperator[MapBatches(write_part)]" in physical
+
+
+@pytest.mark.slow
+def test_without_preserved_order_no_wrong_part_is_written(world, ray_local, tmp_path):
+    """Negative control: the first batch is slow to decode, so without order another one takes its place."""
+    slow = [video_bytes(number, num_frames=300, size=256) for number in range(SETTINGS.batch_size)]
+    write_shards(tmp_path / "shards", 24, film=lambda number: slow[number] if number < len(slow) else FAST)
+    manifest = load_manifest(str(tmp_path / "shards"))
+    plan = plan_embedding(manifest, model_url=str(world / "model"), out_url=str(tmp_path / "corpus"), settings=SETTINGS)
+    with pytest.raises(ray.exceptions.RayTaskError, match="are not the rows of a part"):
+        build_stream(plan, SETTINGS, preserve_order=False).materialize()
+
+
+def test_a_corpus_of_another_model_is_refused(world, undisturbed, tmp_path):
+    write_model(tmp_path / "other", seed=1)
+    manifest = load_manifest(str(world / "shards"))
+    with pytest.raises(ValueError, match=r"was made with model_id=.* give another output folder"):
+        plan_embedding(manifest, model_url=str(tmp_path / "other"), out_url=str(undisturbed), settings=SETTINGS)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="use part_rows=258"):
+        EmbedSettings(part_rows=256, batch_size=6)
+    with pytest.raises(ValueError, match="must differ"):
+        EmbedSettings(cpus_per_actor=1.0)
+
+
+DRIVER = """
+import sys
+import ray
+from pathlib import Path
+from tests.pipelines.test_embed import embed, SETTINGS
+ray.init(sys.argv[3], log_to_driver=False)
+embed(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_and_doubles_nothing(world, undisturbed, tmp_path):
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(world), str(tmp_path), address], cwd=Path(__file__).parents[2]
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("parts/*.parquet")):
+        assert driver.poll() is None, "the driver ended before its first part"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert not (tmp_path / "_COMMITTED.json").exists()
+    embed(world, tmp_path)
+    assert verify_corpus(str(tmp_path), load_manifest(str(world / "shards"))).problems == ()
+    assert bytes_of(tmp_path) == bytes_of(undisturbed)

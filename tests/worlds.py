@@ -1,0 +1,115 @@
+"""Small worlds for tests of the embedding and of the jobs that use a corpus: shards, a model, a corpus."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from fpig_core.backbone import Backbone
+from fpig_core.bundle import save_bundle
+from fpig_core.fpig import FPig, FPigConfig
+from fpig_core.preprocess import Preprocess
+from pipelines.corpus import commit, count_parts
+from pipelines.manifest import MANIFEST_SCHEMA, Manifest, sample_uid, save_manifest
+from pipelines.parts import CorpusSpec, part_bytes, plan_parts, quarantine_bytes
+from pipelines.synthetic import encode
+
+PREPROCESS = Preprocess(num_frames=3, size=32)
+SHARD_ROWS = 8
+MOVES = ("moves left", "moves right", "grows", "shrinks", "blinks")
+COLOURS = ("red", "green", "blue", "white", "black", "yellow", "pink")
+
+
+def caption_of(number: int) -> str:
+    """Different for the first 35 numbers."""
+    return f"a {COLOURS[number % 7]} square {MOVES[number % 5]}"
+
+
+def video_bytes(number: int, *, num_frames: int = 6, size: int = 32) -> bytes:
+    rng = np.random.default_rng(number)
+    return encode(rng.integers(0, 256, (num_frames, size, size, 3), np.uint8))
+
+
+def write_shards(
+    root: Path,
+    num_rows: int,
+    *,
+    flaws: Mapping[int, str] | None = None,
+    film: Callable[[int], bytes] = video_bytes,
+) -> Manifest:
+    """A shard set with its manifest. A flaw is a reason code: ``no_video``, ``bad_container`` or ``changed_bytes``."""
+    flaws, rows = flaws or {}, []
+    root.mkdir(parents=True, exist_ok=True)
+    for start in range(0, num_rows, SHARD_ROWS):
+        shard = f"shard-{start // SHARD_ROWS:06d}.tar"
+        with tarfile.open(root / shard, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number in range(start, min(start + SHARD_ROWS, num_rows)):
+                flaw = flaws.get(number, "ok")
+                data = b"no video at all" * 9 if flaw == "bad_container" else film(number)
+                offset = tar.offset + tarfile.BLOCKSIZE
+                member = tarfile.TarInfo(f"{number:06d}.mp4")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+                rows.append(_row(shard, number, data, offset=offset, flaw=flaw))
+    for row in rows:
+        row["shard_bytes"] = (root / row["shard"]).stat().st_size
+    return save_manifest(str(root), pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
+
+
+def _row(shard: str, number: int, data: bytes, *, offset: int, flaw: str) -> dict:
+    key = f"{number:06d}"
+    return {
+        "uid": sample_uid(shard, key),
+        "shard": shard,
+        "key": key,
+        "video_id": f"video{number}",
+        "video_suffix": "mp4",
+        "video_offset": offset,
+        "video_bytes": len(data),
+        "captions": [caption_of(number), f"video number {number}"],
+        "start_s": None,
+        "end_s": None,
+        "sha256": hashlib.sha256(data + (b"!" if flaw == "changed_bytes" else b"")).hexdigest(),
+        "status": "no_video" if flaw == "no_video" else "ok",
+        "reason": "made so" if flaw == "no_video" else "",
+    }
+
+
+def write_model(folder: Path, *, seed: int = 0) -> str:
+    """A tiny F-Pig with random weights -> its ``model_id``."""
+    torch.manual_seed(seed)
+    config = FPigConfig(backbone=Backbone(name="tiny"), preprocess=PREPROCESS, num_selected=4)
+    return save_bundle(folder, FPig(config))
+
+
+def write_corpus(
+    url: str, manifest: Manifest, vector_BD: np.ndarray, *, model_id: str, model: str, rejected: tuple[int, ...] = ()
+) -> None:
+    """A complete corpus with given vectors, one for each manifest row; the rows ``rejected`` go to quarantine."""
+    spec = CorpusSpec(
+        model_id=model_id,
+        manifest_digest=manifest.digest,
+        preprocess_digest="any",
+        dim=vector_BD.shape[1],
+        dtype="float32",
+        part_rows=4,
+    )
+    parts = plan_parts(manifest, model_id, part_rows=spec.part_rows)
+    for part in parts:
+        ok = [row for row in range(part.start, part.stop) if row not in rejected]
+        bad = [row for row in range(part.start, part.stop) if row in rejected]
+        why = {"stage": ["read"] * len(bad), "reason": ["short_read"] * len(bad), "detail": [""] * len(bad)}
+        files = {
+            part.quarantine_url(url): quarantine_bytes(spec, manifest.table.take(bad), why),
+            part.url(url): part_bytes(spec, manifest.table.take(ok), {"vector": vector_BD[ok]}),
+        }
+        for file, data in files.items():
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            Path(file).write_bytes(data)
+    lineage = {"manifest": manifest.root, "model": model}
+    commit(url, spec=spec, parts=parts, counts=count_parts(url, parts), lineage=lineage)
