@@ -10,11 +10,12 @@ from ray.autoscaler.sdk import request_resources
 MIN_LOGICAL_CPUS = 8
 
 
-def connect() -> None:
+def connect(*, dashboard: bool = False) -> None:
     """Join the cluster of ``RAY_ADDRESS`` (set by ``ray job submit``), or start a private one on this machine.
 
     A private cluster gets at least ``MIN_LOGICAL_CPUS`` logical CPUs: decoding, training workers and model actors
-    each reserve some, and on a small machine they share the cores instead of waiting for each other for ever.
+    each reserve some, and on a small machine they share the cores instead of waiting for each other for ever. Ray Train
+    asks the ``dashboard`` which runs are alive.
     """
     if ray.is_initialized():
         return
@@ -22,7 +23,7 @@ def connect() -> None:
         ray.init(logging_level="warning")
     else:
         num_cpus = max(os.cpu_count() or 1, MIN_LOGICAL_CPUS)
-        ray.init("local", num_cpus=num_cpus, include_dashboard=False, logging_level="warning")
+        ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, logging_level="warning")
 
 
 def require_resources(*, cpus: float, gpus: float, purpose: str, wait_s: float = 0) -> None:

@@ -87,6 +87,17 @@ def settle(backbone: Backbone, clip: Any) -> Backbone:
     return dataclasses.replace(backbone, activation=activation)
 
 
+def locate(backbone: Backbone) -> Backbone:
+    """The same backbone with a local weight file named in full, for processes that work in another folder.
+
+    Raises:
+        ValueError: ``pretrained`` is neither a file nor a tag.
+    """
+    if not backbone.pretrained or _tag(backbone):
+        return backbone
+    return dataclasses.replace(backbone, pretrained=str(Path(backbone.pretrained).resolve()))
+
+
 def tokenize(texts: Sequence[str], *, context_length: int) -> Tensor:
     """CLIP's word numbers [Q, L], zero-padded; longer texts are cut and keep their end mark."""
     return open_clip.tokenize(list(texts), context_length=context_length)
@@ -141,16 +152,24 @@ def _settings(name: str) -> dict[str, Any]:
     return settings
 
 
-def _find_weights(backbone: Backbone) -> tuple[Path, bool]:
-    """The local file of the weights (downloaded for a tag) and whether they were trained with QuickGELU."""
+def _tag(backbone: Backbone) -> dict[str, Any] | None:
+    """What open_clip knows of the tag; None for a local file."""
     if Path(backbone.pretrained).is_file():
-        return Path(backbone.pretrained), False
+        return None
     tag = get_pretrained_cfg(backbone.name, backbone.pretrained)
     if not tag:
         raise ValueError(
             f"got pretrained={backbone.pretrained!r}, neither a file nor a tag of {backbone.name}; "
             f"tags: {list_pretrained_tags_by_model(backbone.name) or 'none'}"
         )
+    return tag
+
+
+def _find_weights(backbone: Backbone) -> tuple[Path, bool]:
+    """The local file of the weights (downloaded for a tag) and whether they were trained with QuickGELU."""
+    tag = _tag(backbone)
+    if tag is None:
+        return Path(backbone.pretrained), False
     return Path(download_pretrained(tag)), bool(tag.get("quick_gelu", False))
 
 

@@ -87,7 +87,7 @@ def _draw_row(picture: TokenPicture, *, grid: int, frame_px: int, width: int) ->
         row.paste(_draw_frame(picture.frame_F3HW[i], picture.kept_FP[i], grid=grid, frame_px=frame_px), (left, top))
         number = int(picture.kept_FP[i].sum())
         place, colour = (left + frame_px / 2, top + frame_px + 4), INK if number else FAINT_INK
-        draw.text(place, f"frame {i + 1}: {number}", fill=colour, font=_font(SMALL_PX), anchor="ma")
+        draw.text(place, f"frame {i + 1}: {number} kept", fill=colour, font=_font(SMALL_PX), anchor="ma")
     for i, line in enumerate(caption_lines):
         draw.text((MARGIN, text_top + i * text_px), line, fill=INK, font=_font(TEXT_PX))
     total = f"{int(picture.kept_FP.sum())} of {num_frames * num_patches} patches kept"

@@ -125,8 +125,9 @@ class FPig(nn.Module):
         self.interaction = PseudoInteraction(
             visual.output_dim, temperature=config.interaction_temperature, dropout=config.dropout
         )
-        self.residual_mix = nn.Parameter(torch.zeros(())) if config.residual == "learned_mix" else None
-        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init))
+        self.residual_mix = nn.Parameter(torch.zeros(1)) if config.residual == "learned_mix" else None
+        # One element, not a scalar: DeepSpeed cannot broadcast a tensor without dimensions.
+        self.logit_scale = nn.Parameter(torch.full((1,), config.logit_scale_init))
 
     def encode_text(self, word_BL: Tensor) -> Tensor:
         """L2-normalised text vectors [B, D] in float32."""

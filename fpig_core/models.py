@@ -5,8 +5,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
+from fpig_core.backbone import locate
 from fpig_core.fpig import Features, FPig, FPigConfig, VideoFeatures
 from fpig_core.losses import Gather, identity
 
@@ -47,6 +49,17 @@ Model = FPig
 def build_model(config: ModelConfig) -> Model:
     """The model of a config, in float32 on the CPU, in training mode."""
     return METHODS[method_of(config)].model_type(config)  # type: ignore[return-value]
+
+
+def check_config(config: ModelConfig) -> None:
+    """Build the model without memory or weights, so that what does not fit together is found early.
+
+    Raises:
+        ValueError: what ``build_model`` would raise, but for damaged weights.
+    """
+    locate(config.backbone)
+    with torch.device("meta"):
+        build_model(dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, pretrained="")))
 
 
 def method_of(config: ModelConfig) -> str:

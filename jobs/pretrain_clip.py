@@ -42,7 +42,7 @@ class Args:
     lr: float = 2e-3
     num_stills: int = 20480
     """Different stills; they are drawn once and visited again in another order."""
-    num_words: int = 40
+    num_words: int = 20
     """Words of a caption that are read."""
     seed: int = 0
     json: str = ""

@@ -18,6 +18,8 @@ from cluster.session import connect
 from cluster.task import Monitor, TrainTask
 from cluster.tracking import Tracker, TrackerSpec, open_tracker
 from cluster.training import find_resume_point, run_training
+from fpig_core.backbone import locate
+from fpig_core.models import check_config
 from fpig_core.schedule import Schedule
 from jobs.cli import Report, execute, parse
 from jobs.experiment import Experiment
@@ -63,10 +65,12 @@ def read_args(argv: list[str]) -> Args:
 
 
 def main(args: Args) -> Report:
+    check_config(args.experiment.model)
     manifests = {"train": load_manifest(args.experiment.data.train), "val": load_manifest(args.experiment.data.val)}
     plan = make_plan(args.experiment, manifests)
+    model = args.experiment.model
     task = TrainTask(
-        model=args.experiment.model,
+        model=dataclasses.replace(model, backbone=locate(model.backbone)),
         optim=args.experiment.optim,
         schedule=plan.schedule,
         seed=args.experiment.seed,
@@ -77,10 +81,10 @@ def main(args: Args) -> Report:
     block_rows = args.placement.rows_per_worker(args.experiment.global_batch)
     claim_run(task.run_url, args.experiment, plan)
     announce_start(task)
-    connect()
+    connect(dashboard=True)
     source = StreamSource(
         plan=plan,
-        preprocess=args.experiment.model.preprocess,
+        preprocess=model.preprocess,
         manifests={phase: ray.put(manifest) for phase, manifest in manifests.items()},
         block_rows=block_rows,
     )

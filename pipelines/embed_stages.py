@@ -47,10 +47,7 @@ def decode_rows(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     size, num_frames = work.preprocess.size, work.preprocess.num_frames
     frame_BF3HW = np.zeros((len(row_B), num_frames, 3, size, size), np.uint8)
     reason, detail = [""] * len(row_B), [""] * len(row_B)
-    for i in np.flatnonzero(~work.manifest.ok[row_B]):
-        reason[i], detail[i] = sample[i]["status"], sample[i]["reason"] or ""
-    usable = np.flatnonzero(work.manifest.ok[row_B])
-    for i, data in zip(usable, read_videos(work.manifest, row_B[usable].tolist()), strict=True):
+    for i, data in enumerate(read_videos(work.manifest, row_B.tolist())):
         try:
             frame_BF3HW[i] = _decode(data, sample[i], preprocess=work.preprocess)
         except SampleError as error:

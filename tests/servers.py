@@ -125,7 +125,8 @@ def ray_head(folder: Path, *, num_cpus: int = 8) -> Iterator[RayHead]:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env = {**clean, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"  # jobs say python
+    env = {**clean, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     port, dashboard, agent, agent_grpc, metrics, client = free_ports(6)
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--node-ip-address={LOOPBACK}", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--num-cpus={num_cpus}"]

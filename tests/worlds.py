@@ -105,8 +105,8 @@ def write_corpus(
         bad = [row for row in range(part.start, part.stop) if row in rejected]
         why = {"stage": ["read"] * len(bad), "reason": ["short_read"] * len(bad), "detail": [""] * len(bad)}
         files = {
-            part.quarantine_url(url): quarantine_bytes(spec, manifest.table.take(bad), why),
-            part.url(url): part_bytes(spec, manifest.table.take(ok), {"vector": vector_BD[ok]}),
+            part.quarantine_url(url): quarantine_bytes(spec, manifest.table.take(pa.array(bad, pa.int64())), why),
+            part.url(url): part_bytes(spec, manifest.table.take(pa.array(ok, pa.int64())), {"vector": vector_BD[ok]}),
         }
         for file, data in files.items():
             Path(file).parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The job's budget, its no-op, and what it records."""
 
+import dataclasses
 import json
 
 import pytest
@@ -23,8 +24,15 @@ def test_other_budgets_are_refused(text):
 
 
 def args_for(root, **changes):
-    values = {"model": str(root / "model"), "manifest": str(root / "shards"), "out": str(root / "corpus")}
-    return Args(**values | {"part_rows": 8, "batch_size": 8, "tracking": "none"} | changes)
+    args = Args(
+        model=str(root / "model"),
+        manifest=str(root / "shards"),
+        out=str(root / "corpus"),
+        part_rows=8,
+        batch_size=8,
+        tracking="none",
+    )
+    return dataclasses.replace(args, **changes)
 
 
 def test_a_corpus_over_its_budget_is_complete_all_the_same(ray_local, tmp_path):
@@ -49,7 +57,7 @@ def test_requests_that_cannot_work_stop_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match="index_shards"):
         main(args_for(tmp_path))
     write_shards(tmp_path / "shards", 1)
-    with pytest.raises(ValueError, match="no config.json"):
+    with pytest.raises(ValueError, match=r"no config\.json"):
         main(args_for(tmp_path, model=str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match="multiple of batch_size"):
         main(args_for(tmp_path, part_rows=9))

@@ -1,5 +1,7 @@
 """Search shows the best videos first, and text from outside as mere text."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -50,10 +52,12 @@ def test_text_from_outside_commands_no_terminal():
 
 def test_kept_tokens_are_drawn(world):
     out = world / "tokens.png"
-    values = {"model": str(world / "model"), "manifest": str(world / "shards"), "out": str(out)}
-    assert draw(DrawArgs(**values, video_id=("video5", "video0"))).summary["num_videos"] == 2
+    args = DrawArgs(
+        model=str(world / "model"), manifest=str(world / "shards"), out=str(out), video_id=("video5", "video0")
+    )
+    assert draw(args).summary["num_videos"] == 2
     assert out.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="'video99'"):
-        draw(DrawArgs(**values, video_id=("video99",)))
+        draw(dataclasses.replace(args, video_id=("video99",)))
     with pytest.raises(ValueError, match=r"ends in \.png"):
-        draw(DrawArgs(**values | {"out": "tokens"}))
+        draw(dataclasses.replace(args, out="tokens"))

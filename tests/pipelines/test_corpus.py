@@ -1,5 +1,6 @@
 """A corpus is complete, exactly once, and of one kind, or it is refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def make_manifest(num_rows):
 
 
 def make_spec(manifest, **changes):
-    values = {"model_id": "m" * 16, "manifest_digest": manifest.digest, "preprocess_digest": "p", "dim": DIM}
-    return CorpusSpec(**values | {"part_rows": 4} | changes)
+    spec = CorpusSpec(model_id="m" * 16, manifest_digest=manifest.digest, preprocess_digest="p", dim=DIM, part_rows=4)
+    return dataclasses.replace(spec, **changes)
 
 
 def vectors_for(rows):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from fpig_core.bundle import load_bundle
 from pipelines.corpus import read_corpus
@@ -110,7 +111,9 @@ def test_rejected_samples_tell_why(undisturbed):
 def test_a_rerun_has_nothing_to_do(world, undisturbed):
     plan = plan_for(world, undisturbed)
     assert plan.missing == []
-    assert committed(plan)["num_rejected"] == len(FLAWS)
+    meta = committed(plan)
+    assert meta
+    assert meta["num_rejected"] == len(FLAWS)
     assert list(embed_parts(plan, SETTINGS)) == []
 
 
@@ -154,7 +157,7 @@ def test_without_preserved_order_no_wrong_part_is_written(world, ray_local, tmp_
     write_shards(tmp_path / "shards", 24, film=lambda number: slow[number] if number < len(slow) else FAST)
     manifest = load_manifest(str(tmp_path / "shards"))
     plan = plan_embedding(manifest, model_url=str(world / "model"), out_url=str(tmp_path / "corpus"), settings=SETTINGS)
-    with pytest.raises(ray.exceptions.RayTaskError, match="are not the rows of a part"):
+    with pytest.raises(RayTaskError, match="are not the rows of a part"):
         build_stream(plan, SETTINGS, preserve_order=False).materialize()
 
 
