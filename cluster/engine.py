@@ -7,7 +7,7 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import torch
-from deepspeed.utils import safe_set_full_fp32_param
+from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 from torch import nn
 
 from cluster.optim import Optim, make_optimizer, make_scheduler
@@ -45,12 +45,16 @@ def start_engine(
 
 
 def clamp_scale(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Apply the model's clamp to its logit scale and to the master copy that ZeRO holds of it."""
+    """Apply the model's clamp to its logit scale and to the float32 master copy that ZeRO holds of it."""
     scale = engine.module.logit_scale
     with deepspeed.zero.GatheredParameters([scale], modifier_rank=0):
         engine.module.clamp()
         clamped = scale.detach().clone()
-    safe_set_full_fp32_param(scale, clamped)
+    if hasattr(scale, "ds_id"):
+        # ZeRO-3 keeps a piece of the padded master on every worker; a single element fills any piece.
+        safe_set_local_fp32_param(scale, clamped)
+    else:
+        safe_set_full_fp32_param(scale, clamped)
 
 
 def whole_weights(engine: deepspeed.DeepSpeedEngine):

@@ -96,7 +96,9 @@ class TrainWorker:
     def _step_metrics(self, batch: int) -> dict[str, float]:
         metrics = self.meter.take()
         metrics["lr"] = self.engine.get_lr()[0]
-        metrics["grad_norm"] = float(self.engine.get_global_grad_norm() or 0.0)
+        grad_norm = self.engine.get_global_grad_norm()
+        if grad_norm is not None:
+            metrics["grad_norm"] = float(grad_norm)
         metrics["logit_scale"] = float(self.engine.module.logit_scale.detach().exp())
         metrics["epoch"] = self.schedule.place(batch).epoch
         return metrics
