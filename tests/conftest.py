@@ -26,6 +26,4 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 @pytest.fixture
 def s3_server(moto: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """An S3 server that this process's clients find by themselves; the URL of its bucket."""
-    for name, value in moto.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{servers.BUCKET}"
+    return servers.use_s3(moto, monkeypatch)

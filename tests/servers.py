@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import pytest
 import requests
+from s3fs import S3FileSystem
 
 BIN = Path(sys.executable).parent
 BUCKET = "fpig-test"
@@ -102,6 +104,14 @@ def s3_env(url: str, *, key: str, secret: str) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+
+
+def use_s3(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let this process, and those it starts, find the server of ``env`` -> the URL of its bucket."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()  # a cached client stays with the server it was made for
+    return f"s3://{BUCKET}"
 
 
 def make_bucket(env: dict[str, str]) -> None:

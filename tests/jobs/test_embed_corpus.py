@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from jobs.cli import DONE, OVER_BUDGET
 from jobs.embed_corpus import Args, main, parse_fraction
 from jobs.verify_corpus import Args as VerifyArgs
 from jobs.verify_corpus import main as verify
+from pipelines import storage
 from tests.worlds import write_model, write_shards
 
 
@@ -69,3 +73,25 @@ def test_more_than_the_cluster_has_is_refused_instead_of_waited_for(ray_local, t
     write_shards(tmp_path / "shards", 1)
     with pytest.raises(ValueError, match="embedding wants 201 CPUs"):
         main(args_for(tmp_path, num_actors=100))
+
+
+@pytest.mark.slow
+def test_everything_may_lie_in_a_bucket(s3_server, tmp_path):
+    """Shards, model and corpus in object storage, through the command line, on a cluster of its own."""
+    write_model(tmp_path / "model")
+    write_shards(tmp_path / "shards", 10, flaws={4: "bad_container"})
+    for file in [*(tmp_path / "model").iterdir(), *(tmp_path / "shards").iterdir()]:
+        storage.upload(file, f"{s3_server}/bucket-world/{file.relative_to(tmp_path)}")
+    places = {name: f"{s3_server}/bucket-world/{name}" for name in ("model", "shards", "corpus")}
+    options = ["--max-rejected", "20%", "--part-rows", "4", "--batch-size", "4", "--tracking", "none"]
+    command = ["-m", "jobs.embed_corpus", "--model", places["model"], "--manifest", places["shards"]]
+    job = subprocess.run(
+        [sys.executable, *command, "--out", places["corpus"], *options],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert job.returncode == DONE, job.stderr
+    report = verify(VerifyArgs(corpus=places["corpus"]))
+    assert report.summary["sound"]
+    assert (report.summary["num_embedded"], report.summary["num_rejected"]) == (9, 1)

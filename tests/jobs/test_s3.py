@@ -24,13 +24,11 @@ def bucket(request, tmp_path, monkeypatch) -> Iterator[str]:
         return
     (tmp_path / "swift").mkdir()
     with swift_server(tmp_path / "swift") as env:
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        yield f"s3://{servers.BUCKET}"
+        yield servers.use_s3(env, monkeypatch)
 
 
 def test_corpus_is_made_and_proved_in_a_bucket(bucket, tmp_path):
-    shards, corpus = f"{bucket}/shards", f"{bucket}/corpus"
+    shards, corpus = f"{bucket}/bucket-test/shards", f"{bucket}/bucket-test/corpus"
     make_shards(tmp_path / "world", shards, test=12, corrupt=1)
     model_id = make_model(tmp_path / "model")
     for path in (tmp_path / "model").iterdir():
@@ -38,7 +36,7 @@ def test_corpus_is_made_and_proved_in_a_bucket(bucket, tmp_path):
 
     # A process of its own: Ray's workers take their environment from the process that starts them.
     command = [sys.executable, "-m", "jobs.embed_corpus", "--model", f"{bucket}/model", "--manifest", f"{shards}/test"]
-    command += ["--out", corpus, "--part-rows", "4", "--batch-size", "4", "--cpus-per-actor", "1"]
+    command += ["--out", corpus, "--part-rows", "4", "--batch-size", "4"]
     command += ["--max-rejected", "50%", "--tracking", "none", "--json", str(tmp_path / "embed.json")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)

@@ -109,6 +109,16 @@ def test_a_sound_corpus_is_verified(manifest, tmp_path):
     assert (report.num_samples, report.num_embedded, report.num_rejected) == (10, 8, 2)
 
 
+def test_a_corpus_in_a_bucket_is_the_same(manifest, s3_server):
+    url, spec = f"{s3_server}/corpora/test", make_spec(manifest)
+    parts = plan_parts(manifest, spec.model_id, part_rows=4)
+    assert missing_parts(url, parts) == parts
+    write_corpus(url, spec, manifest)
+    assert missing_parts(url, parts) == []
+    assert verify_corpus(url, manifest).problems == ()
+    assert len(read_corpus(url).uids) == 8
+
+
 def test_an_empty_manifest_gives_an_empty_corpus(tmp_path):
     manifest = make_manifest(0)
     write_corpus(str(tmp_path), make_spec(manifest), manifest)
