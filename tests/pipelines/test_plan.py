@@ -32,7 +32,8 @@ def test_a_permutation_needs_no_array_of_its_size() -> None:
     size = 10**9
     image = permute(np.arange(size - 1000, size), size, derive_key("seed", 3))
     assert len(set(image.tolist())) == 1000
-    assert image.min() >= 0 and image.max() < size
+    assert image.min() >= 0
+    assert image.max() < size
 
 
 @given(SIZES, SHUFFLES)
