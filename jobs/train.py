@@ -61,7 +61,7 @@ def read_args(argv: list[str]) -> Args:
         raise ValueError(f"got recipe {name!r}, wanted one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     default = Args(
-        experiment=recipe.experiment(), placement=recipe.placement(), monitor=recipe.monitor(), name=name + "/train"
+        experiment=recipe.experiment(), placement=recipe.placement(), monitor=recipe.monitor(), name=recipe.run_name
     )
     return parse(Args, rest, prog=f"python -m jobs.train {name}", example=EXAMPLE, default=default)
 
