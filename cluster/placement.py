@@ -26,7 +26,7 @@ class Placement:
     """``auto`` computes in bf16 where the device has it, with float32 master weights."""
     max_failures: int = 3
     """How often a broken worker group is started again from the newest complete checkpoint."""
-    wait_s: float = 0
+    wait_for_nodes_s: float = 0
     """Seconds an autoscaling cluster gets to grow to the size wanted."""
 
     def __post_init__(self) -> None:

@@ -88,7 +88,7 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
         cpus=placement.num_workers * placement.cpus_per_worker + placement.decode_cpus,
         gpus=placement.num_workers if use_gpu else 0,
         purpose=f"training with {placement.num_workers} workers",
-        wait_s=placement.wait_s,
+        wait_s=placement.wait_for_nodes_s,
     )
 
     def dataset() -> "ray.data.Dataset":

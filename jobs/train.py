@@ -25,13 +25,14 @@ from jobs.experiment import Experiment
 from jobs.recipes import RECIPES
 from pipelines import storage
 from pipelines.manifest import Manifest, load_manifest
+from pipelines.places import ORIGIN, absolute
 from pipelines.plan import Plan
 from pipelines.stream import StreamSource, make_stream
 
 EXAMPLE = "python -m jobs.train msrvtt-fpig-b32 --optim.lr 3e-6 --placement.num-workers 8"
 
 
-ORIGIN, REJECTED = "training.json", "rejected.jsonl"
+REJECTED = "rejected.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def main(args: Args) -> Report:
         seed=args.experiment.seed,
         placement=args.placement,
         monitor=args.monitor,
-        run_url=storage.join(_absolute(args.placement.storage), args.name),
+        run_url=storage.join(absolute(args.placement.storage), args.name),
     )
     block_rows = args.placement.rows_per_worker(args.experiment.global_batch)
     claim_run(task.run_url, args.experiment, plan)
@@ -226,11 +227,6 @@ def publish(task: TrainTask, tracker: Tracker) -> None:
     }
     text = json.dumps(origin, indent=2, sort_keys=True) + "\n"
     storage.write_bytes(storage.join(task.run_url, "model", ORIGIN), text.encode())
-
-
-def _absolute(url: str) -> str:
-    """Workers run elsewhere: a local folder must be named in full."""
-    return url if "://" in url else str(Path(url).resolve())
 
 
 def cli() -> None:

@@ -1,0 +1,93 @@
+"""The training stream: the blocks each worker receives are those of the plan, in order, whatever the workers do."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import ray.data
+
+from fpig_core.schedule import Schedule
+from pipelines.plan import EMPTY, Plan, Shuffle
+from pipelines.stream import NOT_A_SAMPLE, StreamSource, load_block, make_stream
+from tests.worlds import PREPROCESS, write_shards
+
+NUM_TRAIN, NUM_VAL, GLOBAL_BATCH = 21, 5, 8
+FLAWS = {4: "bad_container", 9: "no_video"}
+
+
+@pytest.fixture(scope="module")
+def source(ray_local, tmp_path_factory) -> StreamSource:
+    """Two epochs over 21 videos of which one cannot be indexed and one cannot be decoded."""
+    root: Path = tmp_path_factory.mktemp("world")
+    train = write_shards(root / "train", NUM_TRAIN, flaws=FLAWS)
+    val = write_shards(root / "val", NUM_VAL)
+    schedule = Schedule(num_train=int(train.captioned.sum()), num_val=NUM_VAL, global_batch=GLOBAL_BATCH, epochs=2)
+    plan = Plan(schedule=schedule, seed=1, digest=train.digest, shuffle=Shuffle(chunk=2, window=8))
+    manifests = {"train": ray.put(train), "val": ray.put(val)}
+    return StreamSource(plan=plan, preprocess=PREPROCESS, manifests=manifests, block_rows=GLOBAL_BATCH)
+
+
+def uids_by_slot(source: StreamSource) -> list[list[str]]:
+    """The oracle: the uids of every batch, read off the plan."""
+    batches = []
+    for batch in range(source.plan.schedule.num_batches):
+        manifest = ray.get(source.manifests[source.plan.schedule.place(batch).phase])
+        captioned = np.flatnonzero(manifest.captioned)
+        uids = manifest.table["uid"].to_pylist()
+        batches.append(["" if n == EMPTY else uids[captioned[n]] for n in source.plan.samples(batch)])
+    return batches
+
+
+def received(source: StreamSource, num_workers: int, *, first_batch: int = 0) -> list[list[dict]]:
+    """The blocks that each of ``num_workers`` consumers takes from one stream, the first consumer being slow."""
+    source = dataclasses.replace(source, block_rows=GLOBAL_BATCH // num_workers)
+    shards = make_stream(source, first_batch=first_batch).streaming_split(num_workers, equal=True)
+
+    @ray.remote(num_cpus=0)
+    def consume(shard: ray.data.DataIterator) -> list[dict]:
+        keep = ("batch", "slot", "uid", "ok", "caption", "reason")
+        blocks = shard.iter_batches(batch_size=None, prefetch_batches=1)
+        return [{name: block[name].tolist() for name in keep} for block in blocks]
+
+    return ray.get([consume.remote(shard) for shard in shards])
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_workers_receive_the_batches_of_the_plan_in_order(source, num_workers) -> None:
+    wanted, rows = uids_by_slot(source), GLOBAL_BATCH // num_workers
+    for rank, blocks in enumerate(received(source, num_workers)):
+        slots = list(range(rank * rows, (rank + 1) * rows))
+        assert [block["batch"] for block in blocks] == [[batch] * rows for batch in range(len(wanted))]
+        assert all(block["slot"] == slots for block in blocks)
+        assert [block["uid"] for block in blocks] == [batch[slots[0] : slots[-1] + 1] for batch in wanted]
+
+
+def test_starting_later_is_skipping_what_came_before(source) -> None:
+    whole, rest = received(source, 2), received(source, 2, first_batch=3)
+    assert [blocks[3:] for blocks in whole] == rest
+
+
+def test_what_cannot_be_used_keeps_its_slot(source) -> None:
+    blocks = [load_block(source, number) for number in range(source.plan.schedule.num_batches)]
+    reasons = [reason for block in blocks for reason in block["reason"]]
+    empty_slots = sum(uid == "" for batch in uids_by_slot(source) for uid in batch)
+    assert reasons.count("bad_container") == 2
+    assert reasons.count(NOT_A_SAMPLE) == empty_slots
+    for block in blocks:
+        assert np.array_equal(block["ok"], block["reason"] == "")
+        assert not block["frames"][~block["ok"]].any()
+        assert block["frames"][block["ok"]].any(axis=(1, 2, 3, 4)).all()
+
+
+def test_captions_are_drawn_in_training_and_fixed_in_validation(source) -> None:
+    place = source.plan.schedule.place
+    captions: dict[tuple[str, str], set[str]] = {}
+    for number in range(source.plan.schedule.num_batches):
+        block = load_block(source, number)
+        assert all(np.array_equal(block[name], again) for name, again in load_block(source, number).items())
+        for uid, caption in zip(block["uid"], block["caption"], strict=True):
+            captions.setdefault((place(number).phase, uid), set()).add(caption)
+    assert all(len(texts) == 1 for (phase, _), texts in captions.items() if phase == "val")
+    assert any(len(texts) == 2 for (phase, _), texts in captions.items() if phase == "train")
