@@ -92,10 +92,8 @@ class CheckpointStore:
     def prune(self, *, keep: int) -> None:
         """Remove all but the newest ``keep`` complete checkpoints, and what lies before them; markers go first."""
         complete = [batch for batch in sorted(self._batches(), reverse=True) if self._read_marker(batch)]
-        if len(complete) <= keep:
-            return
         for batch in self._batches():
-            if batch <= complete[keep]:
+            if len(complete) >= keep and batch < complete[keep - 1]:
                 self.begin(batch)
                 self.fs.rm(self.folder(batch), recursive=True)
 

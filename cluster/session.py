@@ -7,7 +7,7 @@ import time
 import ray
 from ray.autoscaler.sdk import request_resources
 
-MIN_LOGICAL_CPUS = 8
+MIN_LOGICAL_CPUS = 6
 
 
 def connect(*, dashboard: bool = False) -> None:

@@ -18,7 +18,8 @@ from fpig_core.backbone import Backbone, TextTower, build_clip, settle
 from fpig_core.generator import PseudoQueryGenerator
 from fpig_core.interaction import PseudoInteraction
 from fpig_core.losses import Gather, at_least_float32, contrastive, identity, reconstruction
-from fpig_core.preprocess import Preprocess, normalise
+from fpig_core.normalise import normalise
+from fpig_core.preprocess import Preprocess
 from fpig_core.selector import Selection, select_tokens
 from fpig_core.vip import VipEncoder
 

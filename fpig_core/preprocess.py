@@ -1,14 +1,11 @@
 """How frames become the numbers a vision tower expects.
 
-Decoding workers resize and crop to ``uint8``; ``normalise`` runs on the model's device, so that a quarter of the
-bytes of float frames cross the object store.
+Decoding workers resize and crop to ``uint8``; ``normalise.normalise`` runs on the model's device, so that a quarter of
+the bytes of float frames cross the object store. Decoding workers read these settings and never import torch.
 """
 
 import dataclasses
 from typing import Literal
-
-import torch
-from torch import Tensor
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -31,11 +28,3 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.size < 1:
             raise ValueError(f"got num_frames={self.num_frames}, size={self.size}; both must be at least 1")
-
-
-def normalise(frame_BF3HW: Tensor, preprocess: Preprocess, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn uint8 frames into standardised frames of ``dtype``, same shape."""
-    shape = (3, 1, 1)
-    mean = torch.tensor(preprocess.mean, dtype=dtype, device=frame_BF3HW.device).view(shape)
-    std = torch.tensor(preprocess.std, dtype=dtype, device=frame_BF3HW.device).view(shape)
-    return (frame_BF3HW.to(dtype) / 255 - mean) / std

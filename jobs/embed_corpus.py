@@ -21,7 +21,7 @@ from pipelines import storage
 from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.manifest import load_manifest
 from pipelines.parts import PartCount
-from pipelines.places import absolute
+from pipelines.places import ORIGIN, absolute
 
 EXAMPLE = "python -m jobs.embed_corpus --model runs/demo/model --manifest runs/demo/shards/test --out runs/demo/corpus"
 
@@ -67,8 +67,10 @@ class Args:
 def main(args: Args) -> Report:
     settings, budget = args.settings(), parse_fraction(args.max_rejected)
     manifest = load_manifest(args.manifest)
-    model_url, origin = find_model(args)
-    plan = plan_embedding(manifest, model_url=model_url, out_url=args.out, settings=settings)
+    with model_folder(args.model, tracking=args.tracking) as folder:
+        origin = read_origin(args.model, folder)
+        plan = plan_embedding(manifest, model_url=str(folder), out_url=args.out, settings=settings)
+        plan = dataclasses.replace(plan, model_url=place_model(args.model, folder, plan))
     if meta := committed(plan):
         return report(args, meta, budget=budget, fresh=0, seconds=0.0)
     if plan.missing:
@@ -85,7 +87,8 @@ def main(args: Args) -> Report:
         seconds = time.monotonic() - started
         lineage = {
             "mlflow_run_id": tracker.run_id,
-            "model_run_id": origin.get("mlflow_run_id", ""),
+            "model_run_id": origin.get("mlflow_run_id", "unknown"),
+            "model_uri": args.model,
             "code_revision": code_revision(),
         }
         meta = finish_embedding(plan, counts, lineage=lineage)
@@ -108,18 +111,22 @@ def parse_fraction(text: str) -> float:
     return value
 
 
-def find_model(args: Args) -> tuple[str, dict[str, Any]]:
-    """URL of the model that every worker can read, and what its training left beside it."""
-    with model_folder(args.model, tracking=args.tracking) as folder:
-        record = folder / "training.json"
-        origin = json.loads(record.read_text()) if record.exists() else {}
-        if not args.model.startswith(MLFLOW_SCHEMES):
-            return args.model, origin
-        # A download of MLflow's lies on this machine alone: it travels to the workers beside the corpus.
-        url = storage.join(absolute(args.out), "model")
-        for path in sorted(folder.iterdir()):
-            storage.upload(path, storage.join(url, path.name))
-        return url, origin | {"mlflow_run_id": args.model.removeprefix("runs:/").split("/")[0]}
+def read_origin(model: str, folder: Path) -> dict[str, Any]:
+    """What its training left beside a model; the run is also known from a ``runs:/`` URI."""
+    record = folder / ORIGIN
+    origin = json.loads(record.read_text()) if record.exists() else {}
+    return origin | ({"mlflow_run_id": model.split("/")[1]} if model.startswith("runs:/") else {})
+
+
+def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
+    """URL of the model that every worker can read, and that the corpus remembers."""
+    if not model.startswith(MLFLOW_SCHEMES):
+        return absolute(model)
+    # MLflow's download lies on this machine alone: it travels to the workers beside the corpus.
+    url = storage.join(plan.out_url, "model")
+    for path in sorted(folder.iterdir()) if plan.missing else ():
+        storage.upload(path, storage.join(url, path.name))
+    return url
 
 
 def open_run(args: Args, plan: EmbedPlan) -> Tracker:

@@ -22,6 +22,7 @@ from jobs.models import encode_queries, load_model_of, model_folder
 from pipelines import storage
 from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
 from pipelines.manifest import Manifest, load_manifest
+from pipelines.places import ORIGIN
 
 EXAMPLE = "python -m jobs.evaluate --corpus runs/demo/corpus"
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
@@ -116,7 +117,7 @@ def choose_queries(corpus: Corpus, manifest: Manifest, *, queries: str) -> tuple
 def select_on(args: Args, corpus: Corpus) -> str:
     """The split on which the model was selected, as its training recorded it."""
     with model_folder(args.model or corpus.meta["model"], tracking=args.tracking) as folder:
-        record = folder / "training.json"
+        record = folder / ORIGIN
         return str(json.loads(record.read_text()).get("select_on", "unknown")) if record.exists() else "unknown"
 
 

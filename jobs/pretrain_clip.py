@@ -21,7 +21,8 @@ from cluster.optim import Optim, make_optimizer, make_scheduler
 from fpig_core.backbone import Backbone, TextTower, build_clip, tokenize
 from fpig_core.losses import contrastive
 from fpig_core.metrics import retrieval_metrics
-from fpig_core.preprocess import Preprocess, normalise
+from fpig_core.normalise import normalise
+from fpig_core.preprocess import Preprocess
 from jobs.cli import Report, launch
 from pipelines.synthetic_captions import stills
 

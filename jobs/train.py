@@ -3,11 +3,10 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import ray
 import tyro
@@ -30,6 +29,9 @@ from pipelines.plan import Plan
 from pipelines.stream import StreamSource, make_stream
 
 EXAMPLE = "python -m jobs.train msrvtt-fpig-b32 --optim.lr 3e-6 --placement.num-workers 8"
+
+
+ORIGIN, REJECTED = "training.json", "rejected.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ def read_args(argv: list[str]) -> Args:
         raise ValueError(f"got recipe {name!r}, wanted one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     default = Args(
-        experiment=recipe.experiment(), placement=recipe.placement(), monitor=recipe.monitor(), name=name + "/train"
+        experiment=recipe.experiment(), placement=recipe.placement(), monitor=recipe.monitor(), name=recipe.run_name
     )
     return parse(Args, rest, prog=f"python -m jobs.train {name}", example=EXAMPLE, default=default)
 
@@ -80,6 +82,9 @@ def main(args: Args) -> Report:
     )
     block_rows = args.placement.rows_per_worker(args.experiment.global_batch)
     claim_run(task.run_url, args.experiment, plan)
+    if storage.exists(storage.join(task.run_url, "model", ORIGIN)):
+        print(f"{task.run_url} is finished; nothing to do")
+        return summarise(args, task)
     announce_start(task)
     connect(dashboard=True)
     source = StreamSource(
@@ -92,17 +97,23 @@ def main(args: Args) -> Report:
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
         for phase, manifest in manifests.items():
             tracker.log_input(phase, source=manifest.root, digest=manifest.digest)
-        rejected = train(task, source, tracker)
-        record = publish(task, tracker)
-        summary = {
-            "model": f"{task.run_url}/model",
-            "model_id": record["model_id"],
-            "num_steps": plan.schedule.num_steps,
-            "num_rejected": len(rejected),
-            "val_t2v_r1": record["validation"]["t2v_r1"],
-            "best_epoch": plan.schedule.place(record["batch"]).epoch,
-            "mlflow_run_id": tracker.run_id,
-        }
+        train(task, source, tracker)
+        publish(task, tracker)
+    return summarise(args, task)
+
+
+def summarise(args: Args, task: TrainTask) -> Report:
+    """The report of a finished run, from what it left on storage."""
+    origin = json.loads(storage.read_bytes(storage.join(task.run_url, "model", ORIGIN)))
+    summary = {
+        "model": storage.join(args.placement.storage, args.name, "model"),
+        "model_id": origin["model_id"],
+        "num_steps": task.schedule.num_steps,
+        "num_rejected": origin["num_rejected"],
+        "val_t2v_r1": origin["validation"]["t2v_r1"],
+        "best_epoch": task.schedule.place(origin["batch"]).epoch,
+        "mlflow_run_id": origin["mlflow_run_id"],
+    }
     next_command = f"python -m jobs.embed_corpus --model {summary['model']} --manifest SHARDS --out CORPUS"
     return Report(title=f"Trained {args.name}", summary=summary, next_command=next_command)
 
@@ -168,43 +179,53 @@ def open_run(args: Args, run_url: str) -> Tracker:
     return tracker
 
 
-def train(task: TrainTask, source: StreamSource, tracker: Tracker) -> list[dict[str, str]]:
-    """Train to the end of the schedule; returns the samples that had to be left out, each once."""
-    rejected: dict[str, dict[str, str]] = {}
+def train(task: TrainTask, source: StreamSource, tracker: Tracker) -> None:
+    """Train to the end of the schedule; the samples that had to be left out go to ``RUN/rejected.jsonl``, each once."""
+    marker = find_resume_point(task)
+    first_step = task.schedule.steps_before(marker.batch) if marker else 0
+    if first_step == task.schedule.num_steps and marker and marker.batch == task.schedule.num_batches:
+        return
+    rejected_url = storage.join(task.run_url, REJECTED)
+    known = storage.read_bytes(rejected_url).decode().splitlines() if storage.exists(rejected_url) else []
+    rejected = {sample["uid"]: sample for sample in map(json.loads, known)}
     logged = tracker.last_step("loss")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), refresh_per_second=2) as progress:
-        bar = progress.add_task("steps", total=task.schedule.num_steps, note="starting workers")
+        bar = progress.add_task("steps", total=task.schedule.num_steps, completed=first_step, note="starting workers")
         notes: dict[str, float] = {}
 
         def on_report(step: int, metrics: dict[str, float], samples: list[dict[str, str]]) -> None:
-            rejected.update((sample["uid"], sample) for sample in samples)
-            if step > logged or "loss" not in metrics:
-                tracker.log_metrics(metrics, step=step)
+            if samples:
+                rejected.update((sample["uid"], sample) for sample in samples)
+                lines = "".join(json.dumps(sample, sort_keys=True) + "\n" for sample in rejected.values())
+                storage.write_bytes(rejected_url, lines.encode())
+            if step > logged:
+                tracker.log_metrics(metrics | {"num_rejected": len(rejected)}, step=step)
             notes.update({name: metrics[name] for name in ("loss", "val_t2v_r1", "samples_per_s") if name in metrics})
             note = "  ".join(f"{name} {value:.3g}" for name, value in notes.items())
             progress.update(bar, completed=step, note=note)
 
         run_training(task, lambda batch: make_stream(source, first_batch=batch), on_report=on_report)
-    lines = "".join(json.dumps(sample, sort_keys=True) + "\n" for sample in rejected.values())
-    storage.write_bytes(storage.join(task.run_url, "rejected.jsonl"), lines.encode())
-    tracker.log_metrics({"num_rejected": len(rejected)}, step=task.schedule.num_steps)
-    return list(rejected.values())
 
 
-def publish(task: TrainTask, tracker: Tracker) -> dict[str, Any]:
-    """Put the best bundle at ``RUN/model`` with its origin, and into MLflow; returns the record of its validation."""
+def publish(task: TrainTask, tracker: Tracker) -> None:
+    """Put the best bundle into MLflow and at ``RUN/model``, with its origin; that file comes last and ends the run."""
+    rejected_url = storage.join(task.run_url, REJECTED)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "model"
         record = task.best.fetch(bundle)
         tracker.log_model(bundle)
-        origin = record | {"select_on": "val", "mlflow_run_id": tracker.run_id, "run": task.run_url}
-        (bundle / "training.json").write_text(json.dumps(origin, indent=2, sort_keys=True) + "\n")
+        tracker.set_tags({"model": f"{task.run_url}/model"})
         for path in sorted(bundle.iterdir()):
             storage.upload(path, storage.join(task.run_url, "model", path.name))
-        shutil.rmtree(bundle)
-    tracker.set_tags({"model": f"{task.run_url}/model"})
-    return record
+    origin = record | {
+        "select_on": "val",
+        "run": task.run_url,
+        "mlflow_run_id": tracker.run_id,
+        "num_rejected": storage.read_bytes(rejected_url).count(b"\n") if storage.exists(rejected_url) else 0,
+    }
+    text = json.dumps(origin, indent=2, sort_keys=True) + "\n"
+    storage.write_bytes(storage.join(task.run_url, "model", ORIGIN), text.encode())
 
 
 def _absolute(url: str) -> str:

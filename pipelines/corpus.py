@@ -128,7 +128,8 @@ def read_committed(url: str) -> dict[str, Any]:
     """
     marker = storage.join(url, COMMITTED)
     if not storage.exists(marker):
-        state = f"{len(part_files(url))} parts without {COMMITTED}: an unfinished corpus"
+        num_parts = len(part_files(url))
+        state = f"an unfinished corpus of {num_parts} parts without {COMMITTED}" if num_parts else "no corpus"
         raise ValueError(f"got {state} at {url}, wanted a complete one; run python -m jobs.embed_corpus --out {url}")
     meta = json.loads(storage.read_bytes(marker))
     if meta.get("format") != FORMAT:

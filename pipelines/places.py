@@ -9,6 +9,9 @@ from pathlib import Path
 from fpig_core.bundle import CONFIG, WEIGHTS
 from pipelines import storage
 
+ORIGIN = "training.json"
+"""Beside a bundle: how its training chose it, if it comes from a training run."""
+
 
 def absolute(url: str) -> str:
     """``url``, with a relative path made absolute: workers have another current folder."""
@@ -29,6 +32,8 @@ def local_bundle(url: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="fpig-bundle-") as folder:
         for name in (CONFIG, WEIGHTS):
             _download(storage.join(url, name), Path(folder) / name)
+        if storage.exists(storage.join(url, ORIGIN)):
+            _download(storage.join(url, ORIGIN), Path(folder) / ORIGIN)
         yield Path(folder)
 
 

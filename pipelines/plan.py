@@ -53,10 +53,10 @@ class Plan:
         size, chunk, window = self.schedule.num_train, self.shuffle.chunk, self.shuffle.window
         key = derive_key("plan", self.seed, self.digest, epoch)
         mixed = np.empty_like(position)
-        for number in np.unique(position // window):
+        for number in np.unique(position // window).tolist():
             inside = position // window == number
             width = min(window, size - number * window)
-            mixed[inside] = number * window + permute(position[inside] % window, width, derive_key(key, int(number)))
+            mixed[inside] = number * window + permute(position[inside] % window, width, derive_key(key, number))
         num_chunks = size // chunk
         whole = mixed < num_chunks * chunk
         row = mixed.copy()

@@ -54,6 +54,8 @@ def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset"
     dataset = ray.data.range(num_blocks, override_num_blocks=min(num_blocks, 8))
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
+    # The driver draws the progress of the run; Ray's dashboard still shows every operator.
+    dataset.context.enable_progress_bars = False
     return dataset.repartition(target_num_rows_per_block=1, strict=True).map_batches(
         _decode_block,
         batch_size=1,

@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import ray
 
 from tests import servers
+
+# A loaded machine is slow, not wrong; print_blob shows how to repeat a failing example.
+hypothesis.settings.register_profile("fpig", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("fpig")
 
 
 @pytest.fixture(scope="session")

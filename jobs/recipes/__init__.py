@@ -13,12 +13,13 @@ class Recipe(NamedTuple):
     """An experiment, and the placement and pace it is usually run with."""
 
     about: str
+    run_name: str
     experiment: Callable[[], Experiment]
     placement: Callable[[], Placement]
     monitor: Callable[[], Monitor]
 
 
 RECIPES: dict[str, Recipe] = {
-    "demo": Recipe(demo.ABOUT, demo.fpig_tiny, demo.placement, demo.monitor),
-    "msrvtt-fpig-b32": Recipe(msrvtt.ABOUT, msrvtt.fpig_b32, msrvtt.placement, msrvtt.monitor),
+    "demo": Recipe(demo.ABOUT, "demo/train", demo.fpig_tiny, demo.placement, demo.monitor),
+    "msrvtt-fpig-b32": Recipe(msrvtt.ABOUT, "msrvtt-fpig-b32", msrvtt.fpig_b32, msrvtt.placement, msrvtt.monitor),
 }

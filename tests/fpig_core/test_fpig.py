@@ -9,7 +9,8 @@ import torch.nn.functional as nnf
 from fpig_core.backbone import TextTower
 from fpig_core.fpig import Features, FPig
 from fpig_core.models import Retriever, Trainable, build_model, model_config_from_dict, model_config_to_dict
-from fpig_core.preprocess import Preprocess, normalise
+from fpig_core.normalise import normalise
+from fpig_core.preprocess import Preprocess
 
 SETTINGS = {
     "reference": {},

@@ -132,7 +132,7 @@ def test_what_is_missing_is_what_was_not_written(manifest, tmp_path):
     assert missing_parts(url, parts) == parts
     write_part(url, spec, manifest, parts[1])
     assert missing_parts(url, parts) == [parts[0], parts[2]]
-    with pytest.raises(ValueError, match="1 parts without _COMMITTED"):
+    with pytest.raises(ValueError, match="unfinished corpus of 1 parts"):
         read_committed(url)
     with pytest.raises(ValueError, match="not of this corpus"):
         missing_parts(url, plan_parts(manifest, "other", part_rows=4))
