@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from torch import nn
 
 from fpig_core.bundle import save_bundle
 from fpig_core.models import Model
@@ -20,7 +19,7 @@ class BestBundle:
     def __init__(self, url: str):
         self.fs, self.root = fsspec.core.url_to_fs(url)
 
-    def save(self, model: Model | nn.Module, *, batch: int, validation: dict[str, float]) -> None:
+    def save(self, model: Model, *, batch: int, validation: dict[str, float]) -> None:
         """Upload ``model`` with what validation said of it, then remove the bundles it beats."""
         folder = f"{self.root}/batch-{batch:09d}"
         with tempfile.TemporaryDirectory() as local:

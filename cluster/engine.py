@@ -1,6 +1,7 @@
 """The DeepSpeed engine: start, checkpoint files, the clamp, whole weights under any ZeRO stage."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 from torch import nn
 
 from cluster.optim import Optim, make_optimizer, make_scheduler
+from fpig_core.models import Model
 
 _TAG = "state"
 
@@ -39,16 +41,20 @@ def start_engine(
         config["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
     scheduler = make_scheduler(optimizer, optim, num_steps=num_steps)
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, lr_scheduler=scheduler, config=config, dist_init_required=False
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=scheduler,  # pyright: ignore[reportArgumentType]  # declared too narrowly: any torch scheduler
+        config=config,
+        dist_init_required=False,
     )
     return engine
 
 
-def clamp_scale(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Apply the model's clamp to its logit scale and to the float32 master copy that ZeRO holds of it."""
-    scale = engine.module.logit_scale
+def clamp_scale(model: Model) -> None:
+    """Clamp the logit scale of a model under an engine, and the float32 master copy that ZeRO holds of it."""
+    scale = model.logit_scale
     with deepspeed.zero.GatheredParameters([scale], modifier_rank=0):
-        engine.module.clamp()
+        model.clamp()
         clamped = scale.detach().clone()
     if hasattr(scale, "ds_id"):
         # ZeRO-3 keeps a piece of the padded master on every worker; a single element fills any piece.
@@ -57,9 +63,9 @@ def clamp_scale(engine: deepspeed.DeepSpeedEngine) -> None:
         safe_set_full_fp32_param(scale, clamped)
 
 
-def whole_weights(engine: deepspeed.DeepSpeedEngine):
-    """Context in which every parameter of ``engine.module`` is whole on this worker."""
-    return deepspeed.zero.GatheredParameters(list(engine.module.parameters()))
+def whole_weights(model: nn.Module) -> AbstractContextManager[None]:
+    """Context in which every parameter of a model under an engine is whole on this worker."""
+    return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
 def save_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:

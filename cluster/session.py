@@ -1,5 +1,6 @@
 """Connecting to Ray."""
 
+import logging
 import math
 import os
 import time
@@ -20,10 +21,10 @@ def connect(*, dashboard: bool = False) -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="warning")
+        ray.init(logging_level=logging.WARNING)
     else:
         num_cpus = max(os.cpu_count() or 1, MIN_LOGICAL_CPUS)
-        ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, logging_level="warning")
+        ray.init("local", num_cpus=num_cpus, include_dashboard=dashboard, logging_level=logging.WARNING)
 
 
 def require_resources(*, cpus: float, gpus: float, purpose: str, wait_s: float = 0) -> None:

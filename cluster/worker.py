@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray.train
@@ -31,8 +31,9 @@ class TrainWorker:
         self.rows = task.placement.rows_per_worker(task.schedule.global_batch)
         self.device = ray.train.torch.get_device()
         torch.manual_seed(task.seed)
+        self.model = build_model(task.model)
         self.engine = start_engine(
-            build_model(task.model),
+            self.model,
             task.optim,
             zero_stage=task.placement.zero_stage,
             rows=self.rows,
@@ -42,12 +43,15 @@ class TrainWorker:
         self.meter = Meter(self.device)
         self.validated: list[tuple[Tensor, Tensor, Tensor]] = []
         self.best_val_r1 = -1.0
+        self.last_scale = torch.ones(1)
 
     def run(self) -> None:
         """Work through the stream; the number of its first block names the checkpoint to start from."""
         shard = ray.train.get_dataset_shard(BLOCKS)
+        assert shard is not None
+        blocks: Any = shard.iter_batches(batch_size=cast(int, None), prefetch_batches=2)  # None: whole blocks
         batch = -1
-        for block in self.meter.timed(shard.iter_batches(batch_size=None, prefetch_batches=2)):
+        for block in self.meter.timed(blocks):
             if batch < 0:
                 batch = int(block["batch"][0])
                 if batch:
@@ -84,10 +88,11 @@ class TrainWorker:
         torch.manual_seed(hash((self.task.seed, batch, self.rank)))
         self.engine.train()
         features, valid = self._forward(block)
-        losses = self.engine.module.loss(features, valid, gather=gather, rank=self.rank)
+        losses = self.model.loss(features, valid, gather=gather, rank=self.rank)
         self.engine.backward(losses["loss"])
         self.engine.step()
-        clamp_scale(self.engine)
+        clamp_scale(self.model)
+        self.last_scale = features.scale.detach()
         self.meter.note_step(losses, int(block["ok"].sum()))
         step = self.schedule.steps_before(batch + 1)
         if step % self.monitor.log_every == 0 or step == self.schedule.num_steps:
@@ -99,7 +104,7 @@ class TrainWorker:
         grad_norm = self.engine.get_global_grad_norm()
         if grad_norm is not None:
             metrics["grad_norm"] = float(grad_norm)
-        metrics["logit_scale"] = float(self.engine.module.logit_scale.detach().exp())
+        metrics["logit_scale"] = float(self.last_scale)
         metrics["epoch"] = self.schedule.place(batch).epoch
         return metrics
 
@@ -127,9 +132,9 @@ class TrainWorker:
         if validation["t2v_r1"] <= self.best_val_r1:
             return
         self.best_val_r1 = validation["t2v_r1"]
-        with whole_weights(self.engine):
+        with whole_weights(self.model):
             if self.rank == 0:
-                self.task.best.save(self.engine.module, batch=batch, validation=validation)
+                self.task.best.save(self.model, batch=batch, validation=validation)
         dist.barrier()
 
     def _report(self, step: int, metrics: dict[str, float]) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cluster.optim import Optim, make_optimizer, make_scheduler
-from fpig_core.backbone import Backbone, TextTower, build_clip, tokenize
+from fpig_core.backbone import TINY, Backbone, TextTower, build_clip, tokenize
 from fpig_core.losses import contrastive
 from fpig_core.metrics import retrieval_metrics
 from fpig_core.normalise import normalise
@@ -67,7 +67,7 @@ def main(args: Args) -> Report:
             return Report(title="A CLIP with these settings is there", summary=known, next_command=next_command)
     torch.manual_seed(args.seed)
     clip = build_clip(Backbone(name="tiny"))
-    size = clip.visual.image_size[0]
+    size = TINY["vision_cfg"]["image_size"]
     frame_N3HW, word_NL = draw_stills(args, size)
     model = PairedTowers(clip, Preprocess(num_frames=1, size=size))
     loss = fit(model, args, frame_N3HW[POOL:], word_NL[POOL:])

@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from cluster.tracking import Tracker, TrackerSpec, open_tracker
 from cluster.training import find_resume_point, run_training
 from fpig_core.backbone import locate
 from fpig_core.models import check_config
-from fpig_core.schedule import Schedule
+from fpig_core.schedule import Phase, Schedule
 from jobs.cli import Report, execute, parse
 from jobs.experiment import Experiment
 from jobs.recipes import RECIPES
@@ -69,7 +70,10 @@ def read_args(argv: list[str]) -> Args:
 
 def main(args: Args) -> Report:
     check_config(args.experiment.model)
-    manifests = {"train": load_manifest(args.experiment.data.train), "val": load_manifest(args.experiment.data.val)}
+    manifests: dict[Phase, Manifest] = {
+        "train": load_manifest(args.experiment.data.train),
+        "val": load_manifest(args.experiment.data.val),
+    }
     plan = make_plan(args.experiment, manifests)
     model = args.experiment.model
     task = TrainTask(
@@ -119,16 +123,16 @@ def summarise(args: Args, task: TrainTask) -> Report:
     return Report(title=f"Trained {args.name}", summary=summary, next_command=next_command)
 
 
-def make_plan(experiment: Experiment, manifests: dict[str, Manifest]) -> Plan:
+def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Plan:
     """The plan of a run.
 
     Raises:
         ValueError: a shard set has no captioned sample.
     """
     counts = {phase: int(manifest.captioned.sum()) for phase, manifest in manifests.items()}
-    for phase, count in counts.items():
-        if not count:
-            raise ValueError(f"got no captioned video in {manifests[phase].root}; data.{phase} needs some")
+    for phase, manifest in manifests.items():
+        if not counts[phase]:
+            raise ValueError(f"got no captioned video in {manifest.root}; data.{phase} needs some")
     schedule = Schedule(
         num_train=counts["train"],
         num_val=counts["val"],

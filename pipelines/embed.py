@@ -149,7 +149,7 @@ def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bo
             ray.data.range(plan.num_missing, override_num_blocks=1)
             .repartition(target_num_rows_per_block=settings.batch_size, strict=True)
             .map_batches(
-                decode_rows,
+                decode_rows,  # pyright: ignore[reportArgumentType]  # Ray does not declare keyword arguments
                 batch_size=settings.batch_size,
                 num_cpus=settings.cpus_per_decoder,
                 fn_kwargs=shared,
@@ -163,7 +163,12 @@ def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bo
                 fn_constructor_args=actor,
             )
             .repartition(target_num_rows_per_block=plan.spec.part_rows, strict=True)
-            .map_batches(write_part, batch_size=plan.spec.part_rows, num_cpus=1, fn_kwargs=shared)
+            .map_batches(
+                write_part,  # pyright: ignore[reportArgumentType]
+                batch_size=plan.spec.part_rows,
+                num_cpus=1,
+                fn_kwargs=shared,
+            )
         )
 
 

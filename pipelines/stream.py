@@ -57,7 +57,7 @@ def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset"
     # The driver draws the progress of the run; Ray's dashboard still shows every operator.
     dataset.context.enable_progress_bars = False
     return dataset.repartition(target_num_rows_per_block=1, strict=True).map_batches(
-        _decode_block,
+        _decode_block,  # pyright: ignore[reportArgumentType]  # Ray does not declare keyword arguments
         batch_size=1,
         num_cpus=1,
         fn_kwargs={"source": source, "first_block": first_block},

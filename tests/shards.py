@@ -13,8 +13,11 @@ from jobs import index_shards, make_synthetic, write_shards
 
 def make_shards(folder: Path, url: str, *, train: int = 1, val: int = 1, test: int = 1, corrupt: int = 0) -> None:
     """Synthetic videos under ``folder``, as shard sets with manifests at ``url``/train, val and test."""
-    counts = {"train": train, "val": val, "test": test, "corrupt": corrupt}
-    make_synthetic.main(make_synthetic.Args(out=str(folder), size=32, frames=6, workers=1, **counts))
+    make_synthetic.main(
+        make_synthetic.Args(
+            out=str(folder), train=train, val=val, test=test, corrupt=corrupt, size=32, frames=6, workers=1
+        )
+    )
     videos, captions = str(folder / "videos"), str(folder / "captions.csv")
     write_shards.main(write_shards.Args(videos=videos, captions=captions, out=url))
     index_shards.main(index_shards.Args(root=url))

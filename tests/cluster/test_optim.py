@@ -1,5 +1,8 @@
 """Learning rate and weight decay."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +14,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
     rates = [rate_factor(step, num_steps=200, warmup=0.1) for step in range(201)]
     assert rates[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
     assert max(rates) == 1.0
-    assert all(later < earlier for earlier, later in zip(rates[20:], rates[21:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[20:]))
     assert rates[110] == pytest.approx(0.5)
     assert rates[200] == pytest.approx(0.0)
 
@@ -40,7 +43,7 @@ def test_the_scheduler_sets_the_rate_of_each_step() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"clip_norm": -1.0}, {"warmup": 1.0}, {"weight_decay": -0.1}])
-def test_wrong_settings_say_what_was_wanted(wrong: dict[str, float]) -> None:
+def test_wrong_settings_say_what_was_wanted(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="wanted lr > 0"):
         Optim(**wrong)
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import ray
 import ray.data
 
-from fpig_core.schedule import Schedule
+from fpig_core.schedule import Phase, Schedule
+from pipelines.manifest import Manifest
 from pipelines.plan import EMPTY, Plan, Shuffle
 from pipelines.stream import NOT_A_SAMPLE, StreamSource, load_block, make_stream
 from tests.worlds import PREPROCESS, write_shards
@@ -25,7 +27,7 @@ def source(ray_local, tmp_path_factory) -> StreamSource:
     val = write_shards(root / "val", NUM_VAL)
     schedule = Schedule(num_train=int(train.captioned.sum()), num_val=NUM_VAL, global_batch=GLOBAL_BATCH, epochs=2)
     plan = Plan(schedule=schedule, seed=1, digest=train.digest, shuffle=Shuffle(chunk=2, window=8))
-    manifests = {"train": ray.put(train), "val": ray.put(val)}
+    manifests: dict[Phase, ray.ObjectRef[Manifest]] = {"train": ray.put(train), "val": ray.put(val)}
     return StreamSource(plan=plan, preprocess=PREPROCESS, manifests=manifests, block_rows=GLOBAL_BATCH)
 
 
@@ -48,7 +50,7 @@ def received(source: StreamSource, num_workers: int, *, first_batch: int = 0) ->
     @ray.remote(num_cpus=0)
     def consume(shard: ray.data.DataIterator) -> list[dict]:
         keep = ("batch", "slot", "uid", "ok", "caption", "reason")
-        blocks = shard.iter_batches(batch_size=None, prefetch_batches=1)
+        blocks: Any = shard.iter_batches(batch_size=cast(int, None), prefetch_batches=1)
         return [{name: block[name].tolist() for name in keep} for block in blocks]
 
     return ray.get([consume.remote(shard) for shard in shards])
