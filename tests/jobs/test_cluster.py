@@ -66,7 +66,7 @@ def test_train_then_embed_as_submitted_jobs(head, tmp_path):
     assert load_bundle(trained["model"]).model_id == trained["model_id"]
 
     embed = ["python", "-m", "jobs.embed_corpus", "--model", trained["model"], "--manifest", f"{shards}/test"]
-    embed += ["--out", str(corpus), "--part-rows", "4", "--max-rejected", "50%"]
+    embed += ["--out", str(corpus), "--part-rows", "4", "--batch-size", "4", "--max-rejected", "50%"]
     done = submit(head, *embed, "--tracking", "none", "--json", str(tmp_path / "embed.json"))
     assert done.returncode == 0
     embedded = json.loads((tmp_path / "embed.json").read_text())
