@@ -72,12 +72,12 @@ def parse(args_type: Any, argv: list[str], *, prog: str, example: str, default: 
 def _first_sentence(boxed: str) -> str:
     """The message inside tyro's box, up to its first rule, on one line."""
     lines = []
-    for line in boxed.splitlines():
+    for line in boxed.splitlines()[1:]:
         text = line.strip("│ ").strip()
-        if lines and (not text or set(text) <= set("─╰╯")):
-            break
-        if line.startswith("│") and text:
+        if not set(text) <= set("─╰╯-"):
             lines.append(text)
+        elif lines:
+            break
     return " ".join(lines) or boxed.strip()
 
 

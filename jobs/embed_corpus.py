@@ -4,10 +4,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import subprocess
 import time
 from collections import Counter
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +15,7 @@ from cluster.session import connect, require_resources
 from cluster.tracking import Tracker, TrackerSpec, open_tracker
 from jobs.cli import DONE, OVER_BUDGET, Report, launch
 from jobs.models import MLFLOW_SCHEMES, model_folder
+from jobs.revision import code_revision
 from pipelines import storage
 from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.manifest import load_manifest
@@ -187,15 +186,6 @@ def report(args: Args, meta: dict[str, Any], *, budget: float, fresh: int, secon
 
 
 @functools.cache
-def code_revision() -> str:
-    """What git calls this code, else the version of the installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return metadata.version("fpig")
-
-
 def cli() -> None:
     launch(Args, main, example=EXAMPLE)
 

@@ -24,6 +24,7 @@ from fpig_core.schedule import Phase, Schedule
 from jobs.cli import Report, execute, parse
 from jobs.experiment import Experiment
 from jobs.recipes import RECIPES
+from jobs.revision import code_revision
 from pipelines import storage
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.places import ORIGIN, absolute
@@ -99,6 +100,7 @@ def main(args: Args) -> Report:
         block_rows=block_rows,
     )
     with open_run(args, task.run_url) as tracker:
+        tracker.set_tags({"code_revision": code_revision()})
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
         for phase, manifest in manifests.items():
             tracker.log_input(phase, source=manifest.root, digest=manifest.digest)

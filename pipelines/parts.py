@@ -155,7 +155,8 @@ def read_identity(url: str) -> dict[str, str]:
 def vectors_of(table: pa.Table, column: str) -> np.ndarray:
     """A vector column as float32 [rows, D]."""
     array = table.column(column).combine_chunks()
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1).astype(np.float32)
+    flat = array.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(array), array.type.list_size).astype(np.float32)
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -108,7 +108,7 @@ def configure(folder: Path, ports: dict[str, int], programs: Path) -> None:
 def swift_server(folder: Path) -> Iterator[dict[str, str]]:
     """A store below ``folder`` (on ext4 or XFS) with one bucket; yields the environment that leads to it."""
     programs = install()
-    names = (*BACKENDS, "proxy")
+    names: tuple[str, ...] = (*BACKENDS, "proxy")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     configure(folder, ports, programs)
     with contextlib.ExitStack() as stack:

@@ -62,16 +62,18 @@ def train_sharded(rank: int, num_workers: int, zero_stage: int, folder: str) -> 
     rows = ROWS // num_workers
     mine = slice(rank * rows, (rank + 1) * rows)
 
-    def start():
-        return start_engine(make_model(), OPTIM, zero_stage=zero_stage, rows=rows, num_steps=10, dtype=torch.float32)
+    def start() -> tuple[Any, FPig]:
+        model = make_model()
+        engine = start_engine(model, OPTIM, zero_stage=zero_stage, rows=rows, num_steps=10, dtype=torch.float32)
+        return engine, model
 
-    def advance(engine, step: int) -> float:
+    def advance(engine: Any, model: FPig, step: int) -> float:
         frames, words, valid = batch(step)
         features = engine(frames[mine], words[mine])
-        loss = engine.module.loss(features, valid[mine], gather=gather, rank=rank)["loss"]
+        loss = model.loss(features, valid[mine], gather=gather, rank=rank)["loss"]
         engine.backward(loss)
         engine.step()
-        clamp_scale(engine)
+        clamp_scale(model)
         return float(gather(loss.detach()[None]).mean())
 
     engine, model = start()
