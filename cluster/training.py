@@ -10,7 +10,7 @@ import fsspec
 import pyarrow.fs
 import ray
 import ray.data
-from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 
@@ -113,6 +113,7 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
                 storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
                 failure_config=FailureConfig(max_failures=placement.max_failures),
                 callbacks=[_ForwardReports(queue)],
+                logging_config=LoggingConfig(log_level="WARNING"),
             ),
             datasets={BLOCKS: dataset},
             dataset_config=DataConfig(execution_options=execution, enable_shard_locality=False),

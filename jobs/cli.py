@@ -111,12 +111,13 @@ def execute(name: str, read_args: Callable[[list[str]], Any], job: Callable[[Any
 
 def show(report: Report, *, seconds: float) -> None:
     """Print the report's plain values as a two-column table, then the next useful command."""
-    table = Table(title=report.title, show_header=False, title_justify="left")
+    table = Table(show_header=False)
     for key, value in report.summary.items():
         if not isinstance(value, (dict, list)):
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
     table.add_row("seconds", f"{seconds:.1f}")
     console = Console()
+    console.print(report.title, style="bold", soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     if report.next_command:
         console.print(f"Next: {report.next_command}", soft_wrap=True, highlight=False, markup=False)

@@ -56,6 +56,7 @@ def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset"
     dataset.context.execution_options.preserve_order = True
     # The driver draws the progress of the run; Ray's dashboard still shows every operator.
     dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
     return dataset.repartition(target_num_rows_per_block=1, strict=True).map_batches(
         _decode_block,  # pyright: ignore[reportArgumentType]  # Ray does not declare keyword arguments
         batch_size=1,
