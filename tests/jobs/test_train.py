@@ -1,0 +1,134 @@
+"""Training as a command: what it refuses, that a killed run goes on, and that the full-size recipe starts."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs import train
+from tests.worlds import write_shards
+
+SIZES = ["--model.preprocess.num-frames", "3", "--model.num-selected", "4", "--global-batch", "4"]
+RANDOM_WEIGHTS = ["--model.backbone.pretrained", ""]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    root: Path = tmp_path_factory.mktemp("world")
+    write_shards(root / "train", 12, flaws={3: "bad_container"})
+    write_shards(root / "val", 4)
+    return root
+
+
+def options(world: Path, runs: Path) -> list[str]:
+    data = ["--data.train", str(world / "train"), "--data.val", str(world / "val")]
+    return [*data, "--placement.storage", str(runs), "--name", "run", "--tracking", "none"]
+
+
+def args(world: Path, runs: Path, *more: str) -> train.Args:
+    return train.read_args(["demo", *options(world, runs), *SIZES, *RANDOM_WEIGHTS, *more])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--global-batch", "5"], "global_batch=5 does not divide over num_workers=2; use 4 or 6"),
+        (["--data.train", "nowhere"], "python -m jobs.index_shards nowhere"),
+        (["--model.backbone.pretrained", "nofile.pt"], "neither a file nor a tag of tiny"),
+        (["--model.backbone.name", "RN50"], "wanted open_clip's plain VisionTransformer"),
+        (["--model.preprocess.size", "224"], "use preprocess.size=32"),
+        (["--placement.storage", "ftp://host/runs"], "ftp"),
+    ],
+)
+def test_a_wrong_request_ends_before_anything_starts(world, tmp_path, monkeypatch, wrong, message) -> None:
+    monkeypatch.setattr(train, "connect", lambda **_: pytest.fail("Ray was started"))
+    with pytest.raises(ValueError, match=r".") as refused:
+        train.main(args(world, tmp_path, *wrong))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--optim.lr", "banana"], "Error parsing --optim.lr: could not convert string to float: 'banana'"),
+        (["--optim.lr", "-1"], "wanted lr > 0"),
+        (["--placement.zero-stage", "4"], "--placement.zero-stage"),
+        (["--placement.num-workers", "0"], "wanted at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(world, tmp_path, wrong, message) -> None:
+    with pytest.raises(ValueError, match=r".") as refused:
+        args(world, tmp_path, *wrong)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="got recipe 'nope', wanted one of demo, msrvtt-fpig-b32"):
+        train.read_args(["nope"])
+
+
+def test_a_folder_belongs_to_one_experiment(world, tmp_path) -> None:
+    first = args(world, tmp_path)
+    manifests = {phase: train.load_manifest(str(world / phase)) for phase in ("train", "val")}
+    plan = train.make_plan(first.experiment, manifests)
+    train.claim_run(str(tmp_path / "run"), first.experiment, plan)
+    train.claim_run(str(tmp_path / "run"), first.experiment, plan)
+    other = dataclasses.replace(first.experiment, epochs=13)
+    with pytest.raises(ValueError, match=r'"epochs": 13.*use another --name'):
+        train.claim_run(str(tmp_path / "run"), other, plan)
+
+
+def start(recipe: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "jobs.train", recipe, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, tmp_path) -> None:
+    pace = ["--epochs", "4", "--monitor.checkpoint-every", "2", "--monitor.log-every", "1"]
+    for folder in ("whole", "killed"):
+        process = start("demo", *options(world, tmp_path / folder), *SIZES, *RANDOM_WEIGHTS, *pace)
+        if folder == "killed":
+            checkpoints = tmp_path / folder / "run" / "checkpoints"
+            while not list(checkpoints.glob("*/COMPLETE.json")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            process = start("demo", *options(world, tmp_path / folder), *SIZES, *RANDOM_WEIGHTS, *pace)
+            assert "Resuming" in finish(process)
+        else:
+            assert "Starting" in finish(process)
+    models = [tmp_path / folder / "run" / "model" for folder in ("whole", "killed")]
+    origins = [json.loads((model / "training.json").read_text()) for model in models]
+    assert origins[0]["validation"] == pytest.approx(origins[1]["validation"])
+    assert [origin["num_rejected"] for origin in origins] == [1, 1]
+    whole, killed = (load_file(model / "model.safetensors") for model in models)
+    assert all(torch.allclose(whole[name], killed[name], atol=1e-5) for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_full_size_recipe_starts_with_random_weights(world, tmp_path) -> None:
+    places = ["--placement.num-workers", "1", "--placement.device", "cpu", "--placement.decode-cpus", "1"]
+    size = ["--global-batch", "4", "--epochs", "1", "--monitor.log-every", "1"]
+    output = finish(start("msrvtt-fpig-b32", *options(world, tmp_path), *RANDOM_WEIGHTS, *places, *size))
+    assert "Starting" in output
+    record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
+    assert record["validation"].keys() >= {"t2v_r1", "v2t_r1"}
