@@ -109,7 +109,7 @@ def swift_server(folder: Path) -> Iterator[dict[str, str]]:
     """A store below ``folder`` (on ext4 or XFS) with one bucket; yields the environment that leads to it."""
     programs = install()
     names: tuple[str, ...] = (*BACKENDS, "proxy")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports: dict[str, int] = dict(zip(names, free_ports(len(names)), strict=True))
     configure(folder, ports, programs)
     with contextlib.ExitStack() as stack:
         for name in names:
