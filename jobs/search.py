@@ -83,14 +83,13 @@ def show_results(query: str, results: list[dict[str, Any]], *, num_videos: int) 
     table = Table(title=plain(f"Best of {num_videos} videos for “{query}”"), title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
-    for name in ("video", "where", "captions"):
+    for name in ("video", "captions"):
         table.add_column(name, overflow="fold")
     for result in results:
         table.add_row(
             str(result["rank"]),
             f"{result['score']:.3f}",
             plain(result["video_id"]),
-            plain(f"{result['shard']} / {result['key']}"),
             plain("\n".join(result["captions"]) or "(no caption)"),
         )
     Console().print(table)

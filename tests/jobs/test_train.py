@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from fpig_core.schedule import Phase
 from jobs import train
-from pipelines.manifest import load_manifest
+from pipelines.manifest import Manifest, load_manifest
 from tests.worlds import write_shards
 
 SIZES = ["--model.preprocess.num-frames", "3", "--model.num-selected", "4", "--global-batch", "4"]
@@ -80,8 +80,10 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
 
 def test_a_folder_belongs_to_one_experiment(world, tmp_path) -> None:
     first = args(world, tmp_path)
-    phases: tuple[Phase, ...] = ("train", "val")
-    manifests = {phase: load_manifest(str(world / phase)) for phase in phases}
+    manifests: dict[Phase, Manifest] = {
+        "train": load_manifest(str(world / "train")),
+        "val": load_manifest(str(world / "val")),
+    }
     plan = train.make_plan(first.experiment, manifests)
     train.claim_run(str(tmp_path / "run"), first.experiment, plan)
     train.claim_run(str(tmp_path / "run"), first.experiment, plan)
