@@ -42,8 +42,8 @@ def forward(name: str, *, size: int, batch: int, calls: int, repeats: int = 5) -
     return [
         Result(
             goal=14,
-            what=f"{name}, batch {batch} × {preprocess.num_frames} frames, float32, one thread: operations per second of {label} "
-            "÷ open_clip's tower",
+            what=f"{name}, batch {batch} × {preprocess.num_frames} frames, float32, one thread: "
+            f"operations per second of {label} ÷ open_clip's tower",
             wanted="wall: floor 0.85, goal 1.0",
             figures=ratios(timings["open_clip"], timings[way], factor=flops[way] / flops["open_clip"]),
             sides={

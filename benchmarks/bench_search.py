@@ -34,7 +34,8 @@ def search(*, num_vectors: int, repeats: int = 5) -> Result:
     np.testing.assert_array_equal(found["faiss"][1], found["ours"][1])
     return Result(
         goal=10,
-        what=f"exact top-{TOP} of {num_vectors:,} × {WIDTH}, batch {NUM_QUERIES}, one thread: time of FAISS flat ÷ ours",
+        what=f"exact top-{TOP} of {num_vectors:,} × {WIDTH}, batch {NUM_QUERIES}, one thread: "
+        "time of FAISS flat ÷ ours",
         wanted="wall: floor 0.8, goal 1.0",
         figures=ratios(timings["faiss"], timings["ours"]),
         sides=dict(timings),
