@@ -20,7 +20,8 @@ from mlflow.types import ParamSchema, ParamSpec
 
 import fpig_core
 from cluster import model_code
-from cluster.mlflow_sink import REQUEST_S, TRANSFER_S, MlflowSink, patience, redact, translated_errors
+from cluster.mlflow_sink import REQUEST_S, TRANSFER_S, MlflowSink, patience, translated_errors
+from cluster.redact import redact
 from cluster.shipper import UnavailableError
 from fpig_core.bundle import bundle_id
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import time
 from collections import Counter
@@ -12,10 +11,11 @@ from typing import Any, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.session import connect, require_resources
-from cluster.tracking import Tracker, TrackerSpec, open_tracker
+from cluster.tracking import Tracker
 from jobs.cli import DONE, OVER_BUDGET, Report, launch
 from jobs.models import MLFLOW_SCHEMES, model_folder
 from jobs.revision import code_revision
+from jobs.tracking import output_run
 from pipelines import storage
 from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.manifest import load_manifest
@@ -74,10 +74,9 @@ def main(args: Args) -> Report:
         return report(args, meta, budget=budget, fresh=0, seconds=0.0)
     if plan.missing:
         connect()
-        require_resources(
-            cpus=settings.num_cpus, gpus=settings.num_gpus, purpose="embedding", wait_s=args.wait_for_nodes_s
-        )
-    with open_run(args, plan) as tracker:
+        require_resources(settings.bundles, purpose="embedding", wait_s=args.wait_for_nodes_s)
+    name = f"embed-{Path(plan.manifest.root).name}"
+    with output_run(plan.out_url, tracking=args.tracking, name=name) as tracker:
         tracker.log_params(dataclasses.asdict(settings) | plan.spec.identity() | {"out": plan.out_url})
         tracker.set_tags({"model_id": plan.spec.model_id, "model_run_id": origin.get("mlflow_run_id", "unknown")})
         tracker.log_input("corpus", source=plan.manifest.root, digest=manifest.digest)
@@ -126,14 +125,6 @@ def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
     for path in sorted(folder.iterdir()) if plan.missing else ():
         storage.upload(path, storage.join(url, path.name))
     return url
-
-
-def open_run(args: Args, plan: EmbedPlan) -> Tracker:
-    """The tracker of this corpus: an embedding that was killed goes on with the same MLflow run."""
-    identity = json.dumps([args.tracking, plan.out_url, plan.spec.identity()])
-    spool_dir = str(Path("runs") / ".spool" / hashlib.sha256(identity.encode()).hexdigest()[:16])
-    name = f"embed-{Path(plan.manifest.root).name}"
-    return open_tracker(TrackerSpec(uri=args.tracking, run_name=name, spool_dir=spool_dir))
 
 
 def embed_with_progress(plan: EmbedPlan, settings: EmbedSettings, tracker: Tracker) -> list[PartCount]:

@@ -65,13 +65,10 @@ class EmbedSettings:
             )
 
     @property
-    def num_cpus(self) -> float:
-        """CPUs without which the stream could not move: all actors, and one task of any other stage."""
-        return self.num_actors * self.cpus_per_actor + max(1.0, self.cpus_per_decoder)
-
-    @property
-    def num_gpus(self) -> float:
-        return self.num_actors * self.gpus_per_actor
+    def bundles(self) -> list[dict[str, float]]:
+        """Resources without which the stream could not move: all actors, and one task of any other stage."""
+        actor = {"CPU": self.cpus_per_actor, "GPU": self.gpus_per_actor}
+        return [*[actor] * self.num_actors, {"CPU": max(1.0, self.cpus_per_decoder)}]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -43,11 +43,12 @@ def args(world: Path, runs: Path, *more: str) -> train.Args:
     ("wrong", "message"),
     [
         (["--global-batch", "5"], "global_batch=5 does not divide over num_workers=2; use 4 or 6"),
-        (["--data.train", "nowhere"], "python -m jobs.index_shards nowhere"),
+        (["--data.train", "nowhere"], "nowhere/manifest.parquet; run: python -m jobs.index_shards"),
         (["--model.backbone.pretrained", "nofile.pt"], "neither a file nor a tag of tiny"),
         (["--model.backbone.name", "RN50"], "wanted open_clip's plain VisionTransformer"),
         (["--model.preprocess.size", "224"], "use preprocess.size=32"),
         (["--placement.storage", "ftp://host/runs"], "ftp"),
+        (["--placement.storage", "/proc/nowhere"], "cannot write to /proc/nowhere"),
     ],
 )
 def test_a_wrong_request_ends_before_anything_starts(world, tmp_path, monkeypatch, wrong, message) -> None:
@@ -84,12 +85,14 @@ def test_a_folder_belongs_to_one_experiment(world, tmp_path) -> None:
         "train": load_manifest(str(world / "train")),
         "val": load_manifest(str(world / "val")),
     }
-    plan = train.make_plan(first.experiment, manifests)
-    train.claim_run(str(tmp_path / "run"), first.experiment, plan)
-    train.claim_run(str(tmp_path / "run"), first.experiment, plan)
+    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
+    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
     other = dataclasses.replace(first.experiment, epochs=13)
     with pytest.raises(ValueError, match=r'"epochs": 13.*use another --name'):
-        train.claim_run(str(tmp_path / "run"), other, plan)
+        train.claim_run(str(tmp_path / "run"), other, manifests)
+    grown = manifests | {"val": dataclasses.replace(manifests["val"], digest="another")}
+    with pytest.raises(ValueError, match=r'"val_manifest": "another".*use another --name'):
+        train.claim_run(str(tmp_path / "run"), first.experiment, grown)
 
 
 def start(recipe: str, *more: str) -> subprocess.Popen[str]:
