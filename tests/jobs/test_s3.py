@@ -11,9 +11,10 @@ import pytest
 from jobs import cli, verify_corpus
 from pipelines import storage
 from tests import servers
-from tests.shards import make_model, make_shards
+from tests.shards import make_shards
 from tests.swift import swift_server
 from tests.test_layers import ROOT
+from tests.worlds import write_model
 
 
 @pytest.fixture(params=["moto", pytest.param("swift", marks=pytest.mark.slow)])
@@ -30,7 +31,7 @@ def bucket(request, tmp_path, monkeypatch) -> Iterator[str]:
 def test_corpus_is_made_and_proved_in_a_bucket(bucket, tmp_path):
     shards, corpus = f"{bucket}/bucket-test/shards", f"{bucket}/bucket-test/corpus"
     make_shards(tmp_path / "world", shards, test=12, corrupt=1)
-    model_id = make_model(tmp_path / "model")
+    model_id = write_model(tmp_path / "model")
     for path in (tmp_path / "model").iterdir():
         storage.upload(path, f"{bucket}/model/{path.name}")
 
