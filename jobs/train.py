@@ -20,7 +20,8 @@ from cluster.training import find_resume_point, run_training
 from fpig_core.backbone import locate
 from fpig_core.models import check_config
 from fpig_core.schedule import Phase, Schedule
-from jobs.cli import Report, execute, parse
+from jobs.budget import parse_fraction
+from jobs.cli import DONE, OVER_BUDGET, Report, execute, parse
 from jobs.experiment import Experiment
 from jobs.recipes import RECIPES
 from jobs.revision import code_revision
@@ -46,6 +47,8 @@ class Args:
     monitor: Monitor
     name: str
     """Name of the run."""
+    max_rejected: str = "1%"
+    """Error budget: with a larger part of the videos rejected, the job ends with exit code 3."""
     tracking: str = "sqlite:///runs/mlflow.db"
     """MLflow tracking URI, or none."""
     json: str = ""
@@ -71,6 +74,7 @@ def read_args(argv: list[str]) -> Args:
 
 def main(args: Args) -> Report:
     check_config(args.experiment.model)
+    parse_fraction(args.max_rejected)
     manifests: dict[Phase, Manifest] = {
         "train": load_manifest(absolute(args.experiment.data.train)),
         "val": load_manifest(absolute(args.experiment.data.val)),
@@ -117,13 +121,20 @@ def summarise(args: Args, task: TrainTask) -> Report:
         "model": storage.join(args.placement.storage, args.name, "model"),
         "model_id": origin["model_id"],
         "num_steps": task.schedule.num_steps,
+        "num_samples": task.schedule.num_train + task.schedule.num_val,
         "num_rejected": origin["num_rejected"],
         "val_t2v_r1": origin["validation"]["t2v_r1"],
         "best_epoch": task.schedule.place(origin["batch"]).epoch,
         "mlflow_run_id": origin["mlflow_run_id"],
     }
     next_command = f"python -m jobs.embed_corpus --model {summary['model']} --manifest SHARDS --out CORPUS"
-    return Report(title=f"Trained {args.name}", summary=summary, next_command=next_command)
+    over_budget = summary["num_rejected"] > parse_fraction(args.max_rejected) * summary["num_samples"]
+    return Report(
+        title=f"Trained {args.name}",
+        summary=summary,
+        next_command=next_command,
+        exit_code=OVER_BUDGET if over_budget else DONE,
+    )
 
 
 def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Plan:

@@ -109,7 +109,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, tmp_path) -> None:
-    pace = ["--epochs", "4", "--monitor.checkpoint-every", "2", "--monitor.log-every", "1"]
+    pace = ["--epochs", "4", "--monitor.checkpoint-every", "2", "--monitor.log-every", "1", "--max-rejected", "10%"]
     for folder in ("whole", "killed"):
         process = start("demo", *options(world, tmp_path / folder), *SIZES, *RANDOM_WEIGHTS, *pace)
         if folder == "killed":
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, tmp_path) 
 @pytest.mark.timeout(900)
 def test_the_full_size_recipe_starts_with_random_weights(world, tmp_path) -> None:
     places = ["--placement.num-workers", "1", "--placement.device", "cpu", "--placement.decode-cpus", "1"]
-    size = ["--global-batch", "4", "--epochs", "1", "--monitor.log-every", "1"]
+    size = ["--global-batch", "4", "--epochs", "1", "--monitor.log-every", "1", "--max-rejected", "10%"]
     output = finish(start("msrvtt-fpig-b32", *options(world, tmp_path), *RANDOM_WEIGHTS, *places, *size))
     assert "Starting" in output
     record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
