@@ -11,7 +11,7 @@ from fpig_core.drawing import TokenPicture, draw_contact_sheet, kept_patches
 from jobs.cli import Report, launch
 from jobs.models import model_folder
 from pipelines import storage
-from pipelines.decode import decode_frames
+from pipelines.decode import decode_sample
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
@@ -88,15 +88,7 @@ def draw_rows(bundle: Bundle, manifest: Manifest, rows: list[int]) -> tuple[list
 
 
 def draw_video(bundle: Bundle, sample: dict, data: bytes | SampleError) -> TokenPicture:
-    if isinstance(data, SampleError):
-        raise data
-    frame_F3HW = decode_frames(
-        data,
-        suffix=sample["video_suffix"],
-        preprocess=bundle.config.preprocess,
-        start_s=sample["start_s"],
-        end_s=sample["end_s"],
-    )
+    frame_F3HW = decode_sample(sample, data, preprocess=bundle.config.preprocess)
     with torch.inference_mode():
         selection = bundle.model.encode_video(torch.from_numpy(frame_F3HW)[None]).selection
     encoder = bundle.model.video
