@@ -6,6 +6,7 @@ import io
 import numpy as np
 import torch
 
+from cluster.tracking import NO_TRACKING
 from fpig_core.bundle import Bundle, load_bundle
 from fpig_core.drawing import TokenPicture, draw_contact_sheet, kept_patches
 from jobs.cli import Report, launch
@@ -33,7 +34,7 @@ class Args:
     """Videos to draw; by default the first usable ones."""
     num_videos: int = 6
     """How many videos to draw when none is named."""
-    tracking: str = ""
+    tracking: str = NO_TRACKING
     """MLflow tracking URI, for a model given as runs:/… or models:/…"""
     json: str = ""
     """Write the result to this file."""
