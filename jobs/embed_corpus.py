@@ -1,8 +1,6 @@
 """``embed_corpus``: every video of a manifest becomes one vector or one rejection, exactly once."""
 
 import dataclasses
-import functools
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,15 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.session import connect, require_resources
 from cluster.tracking import Tracker
+from jobs.budget import parse_fraction
 from jobs.cli import DONE, OVER_BUDGET, Report, launch
-from jobs.models import MLFLOW_SCHEMES, model_folder
+from jobs.models import MLFLOW_SCHEMES, model_folder, read_origin
 from jobs.revision import code_revision
 from jobs.tracking import output_run
 from pipelines import storage
 from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.manifest import load_manifest
 from pipelines.parts import PartCount
-from pipelines.places import ORIGIN, absolute
+from pipelines.places import absolute
 
 EXAMPLE = "python -m jobs.embed_corpus --model runs/demo/model --manifest runs/demo/shards/test --out runs/demo/corpus"
 
@@ -41,6 +40,8 @@ class Args:
     """Manifest rows in one output file."""
     batch_size: int = 32
     """Videos that go through the model at once."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the model computes in; auto is bf16 on GPUs and fp32 on CPUs."""
     dtype: Literal["float16", "float32"] = "float16"
     """Precision of the stored vectors."""
     extra_columns: tuple[str, ...] = ()
@@ -67,7 +68,9 @@ def main(args: Args) -> Report:
     settings, budget = args.settings(), parse_fraction(args.max_rejected)
     manifest = load_manifest(args.manifest)
     with model_folder(args.model, tracking=args.tracking) as folder:
-        origin = read_origin(args.model, folder)
+        origin = read_origin(folder)
+        if args.model.startswith("runs:/"):
+            origin["mlflow_run_id"] = args.model.split("/")[1]
         plan = plan_embedding(manifest, model_url=str(folder), out_url=args.out, settings=settings)
         plan = dataclasses.replace(plan, model_url=place_model(args.model, folder, plan))
     if meta := committed(plan):
@@ -92,28 +95,6 @@ def main(args: Args) -> Report:
         meta = finish_embedding(plan, counts, lineage=lineage)
         log_result(tracker, meta, fresh=plan.num_missing, seconds=seconds)
     return report(args, meta, budget=budget, fresh=plan.num_missing, seconds=seconds)
-
-
-def parse_fraction(text: str) -> float:
-    """``"0.1%"`` or ``"0.001"`` as 0.001.
-
-    Raises:
-        ValueError: not a part of a whole.
-    """
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ValueError(f"got max_rejected={text!r}, wanted a percentage such as 0.1% or a fraction such as 0.001")
-    return value
-
-
-def read_origin(model: str, folder: Path) -> dict[str, Any]:
-    """What its training left beside a model; the run is also known from a ``runs:/`` URI."""
-    record = folder / ORIGIN
-    origin = json.loads(record.read_text()) if record.exists() else {}
-    return origin | ({"mlflow_run_id": model.split("/")[1]} if model.startswith("runs:/") else {})
 
 
 def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
@@ -176,7 +157,6 @@ def report(args: Args, meta: dict[str, Any], *, budget: float, fresh: int, secon
     )
 
 
-@functools.cache
 def cli() -> None:
     launch(Args, main, example=EXAMPLE)
 

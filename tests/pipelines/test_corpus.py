@@ -141,7 +141,14 @@ def test_what_is_missing_is_what_was_not_written(manifest, tmp_path):
 
 @pytest.mark.parametrize("committed", [True, False])
 @pytest.mark.parametrize(
-    "change", [{"model_id": "other"}, {"manifest_digest": "other"}, {"part_rows": 5}, {"dtype": "float32"}]
+    "change",
+    [
+        {"model_id": "other"},
+        {"manifest_digest": "other"},
+        {"part_rows": 5},
+        {"dtype": "float32"},
+        {"precision": "bf16"},
+    ],
 )
 def test_another_kind_of_corpus_is_refused(manifest, tmp_path, change, committed):
     url, spec = str(tmp_path), make_spec(manifest)
