@@ -15,7 +15,6 @@ from tests import servers
 from tests.shards import make_shards
 from tests.swift import swift_server
 from tests.test_layers import ROOT
-from tests.worlds import write_model
 
 
 @pytest.fixture(params=["moto", pytest.param("swift", marks=pytest.mark.slow)])
