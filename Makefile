@@ -65,7 +65,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	scripts=($(wildcard benchmarks/bench_*.py))
 	if (( $${#scripts[@]} == 0 )); then echo 'benchmarks/ holds no bench_*.py'; fi
-	for script in "$${scripts[@]}"; do echo "== $$script"; $(BIN)/python "$$script"; done
+	for script in "$${scripts[@]}"; do name=$${script##*/}; echo "== $$script"; $(BIN)/python -m "benchmarks.$${name%.py}"; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,168 @@
+"""Goals 1, 4 and 5: decoding beside a plain PyAV loop, reading shards beside tarfile and Ray Data, peak memory."""
+
+import hashlib
+import io
+import logging
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import ray
+from PIL import Image
+
+from benchmarks.clips import make_clip, write_random_shards
+from benchmarks.measure import Result, Spread, alternate, is_quick, machine, ratios, save
+from benchmarks.peak_memory import ROWS_PER_READ
+from fpig_core.frames import uniform_indices
+from fpig_core.preprocess import Preprocess
+from pipelines.decode import decode_frames
+from pipelines.indexing import index_shards
+from pipelines.manifest import load_manifest
+from pipelines.reader import read_videos
+
+MIB = 1 << 20
+
+
+def main() -> None:
+    quick, where = is_quick(), machine()
+    repeats = 1 if quick else 7
+    with tempfile.TemporaryDirectory() as folder:
+        results = [decoding(gop=gop, num_frames=25 if quick else 250, repeats=repeats) for gop in (250, 12)]
+        results += peak_memory(Path(folder), small=4 if quick else 75, large=16 if quick else 300, repeats=repeats)
+        results += reading(Path(folder) / "shards", videos_per_shard=2 if quick else 64, repeats=repeats)
+    save("data", results, machine=where, quick=quick)
+
+
+def decoding(*, gop: int, num_frames: int, repeats: int) -> Result:
+    data, preprocess, found = make_clip(gop=gop, num_frames=num_frames), Preprocess(), {}
+
+    def plainly() -> None:
+        found["plain"] = decode_plainly(data, preprocess)
+
+    def by_ours() -> None:
+        found["ours"] = decode_frames(data, suffix="mp4", preprocess=preprocess)
+
+    timings = alternate({"PyAV": plainly, "ours": by_ours}, repeats=repeats)
+    np.testing.assert_array_equal(found["plain"], found["ours"])
+    return Result(
+        goal=1,
+        what=f"decode {preprocess.num_frames} of {num_frames} frames, 320 × 240, key frame every {gop}: "
+        "time of a plain PyAV loop ÷ ours",
+        wanted="CPU: floor 1.4, goal 1.8",
+        figures=ratios(timings["PyAV"], timings["ours"]),
+        sides=dict(timings),
+    )
+
+
+def decode_plainly(data: bytes, preprocess: Preprocess) -> np.ndarray:
+    """What one writes first: decode in order with one thread, keep and convert only the frames that are wanted."""
+    images = {}
+    with av.open(io.BytesIO(data), mode="r") as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        number_F = uniform_indices(stream.frames, preprocess.num_frames)
+        wanted = set(number_F.tolist())
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                image = frame.to_image().resize((preprocess.size, preprocess.size), Image.Resampling.BICUBIC)
+                images[number] = np.asarray(image).transpose(2, 0, 1)
+    return np.stack([images[number] for number in number_F.tolist()])
+
+
+def reading(root: Path, *, videos_per_shard: int, repeats: int) -> list[Result]:
+    """All videos of four shards, from the page cache, each way up to bytes in this process."""
+    write_random_shards(root, num_shards=4, videos_per_shard=videos_per_shard)
+    index_shards(str(root))
+    manifest, wanted_bytes = load_manifest(str(root)), 4 * videos_per_shard * MIB
+    shards = [str(path) for path in sorted(root.glob("*.tar"))]
+
+    def by_tarfile() -> None:
+        assert sum(map(len, tar_videos(shards))) == wanted_bytes
+
+    def by_tarfile_hashing() -> None:
+        assert len({hashlib.sha256(video).digest() for video in tar_videos(shards)}) == manifest.num_rows
+
+    def by_ours() -> None:
+        found = 0
+        for start in range(0, manifest.num_rows, ROWS_PER_READ):
+            for video in read_videos(manifest, range(start, min(start + ROWS_PER_READ, manifest.num_rows))):
+                assert isinstance(video, bytes)
+                found += len(video)
+        assert found == wanted_bytes
+
+    def by_ray() -> None:
+        dataset = ray.data.read_webdataset(shards, decoder=None)
+        batches: Iterable[Any] = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+        assert sum(len(video) for batch in batches for video in batch["mp4"].to_numpy()) == wanted_bytes
+
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=2 << 30,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ways = {"tarfile": by_tarfile, "tarfile+sha256": by_tarfile_hashing, "ray": by_ray, "ours": by_ours}
+    timings = alternate(ways, repeats=repeats)
+    ray.shutdown()
+    what = f"read {4 * videos_per_shard} videos of 1 MiB from 4 shards: our bytes/s ÷ "
+    against = {
+        "tarfile": ("a plain tarfile loop", "wall: floor 0.8, goal 0.95"),
+        "tarfile+sha256": ("a tarfile loop that also takes the sha256, as ours does", "no goal; for comparison"),
+        "ray": ("read_webdataset(decoder=None), two CPUs", "wall: floor 1.2, goal 2"),
+    }
+    results = []
+    for way, (label, wanted) in against.items():
+        figures = ratios(timings[way], timings["ours"])
+        if way == "ray":
+            del figures["CPU"]  # Ray's work is done by other processes.
+        sides = {way: timings[way], "ours": timings["ours"]}
+        results.append(Result(goal=4, what=what + label, wanted=wanted, figures=figures, sides=sides))
+    return results
+
+
+def tar_videos(shards: list[str]) -> Iterator[bytes]:
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".mp4"):
+                    opened = tar.extractfile(member)
+                    assert opened is not None
+                    yield opened.read()
+
+
+def peak_memory(folder: Path, *, small: int, large: int, repeats: int) -> list[Result]:
+    """Index a shard of ``small`` and one of ``large`` MiB and read all their videos, each time in a new process."""
+    peaks: dict[int, list[tuple[float, float, float]]] = {small: [], large: []}
+    for num_videos in peaks:
+        write_random_shards(folder / str(num_videos), num_shards=1, videos_per_shard=num_videos)
+    for _ in range(min(repeats, 5)):
+        for num_videos, found in peaks.items():
+            command = [sys.executable, "-m", "benchmarks.peak_memory", str(folder / str(num_videos))]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            imported, indexed, read = map(float, printed.split())
+            found.append((imported, indexed, read))
+    return [
+        Result(
+            goal=5,
+            what=f"peak memory of a process that {does} one shard of {num_videos} MiB, videos of 1 MiB",
+            wanted="goal: at most 256 MiB and one sample, whatever the shard's size",
+            figures={"MiB": Spread.of([peak[column] for peak in found])},
+            sides={"of it after the imports alone": f"{Spread.of([peak[0] for peak in found]).median:.0f} MiB"},
+        )
+        for column, does in ((1, "indexes"), (2, f"indexes and then reads, {ROWS_PER_READ} videos at once,"))
+        for num_videos, found in peaks.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()

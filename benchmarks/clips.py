@@ -1,0 +1,42 @@
+"""Inputs made on the spot: H.264 clips, and shards of any size whose videos are random bytes."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from pipelines.shards import shard_name, tar_bytes
+
+
+def make_clip(*, gop: int, num_frames: int = 250, fps: int = 25, width: int = 320, height: int = 240) -> bytes:
+    """An mp4 of soft shapes that drift under a little noise, with x264's defaults and key frames ``gop`` apart."""
+    rng = np.random.default_rng(0)
+    coarse_HW3 = rng.integers(0, 256, (height // 16, 2 * width // 16, 3), dtype=np.uint8)
+    wide_HW3 = np.asarray(Image.fromarray(coarse_HW3).resize((2 * width, height), Image.Resampling.BICUBIC), np.int16)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size = gop
+        for number in range(num_frames):
+            view_HW3 = np.roll(wide_HW3, -2 * number, axis=1)[:, :width]
+            noise_HW3 = rng.integers(-4, 5, view_HW3.shape, dtype=np.int16)
+            image_HW3 = (view_HW3 + noise_HW3).clip(0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image_HW3, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def write_random_shards(folder: Path, *, num_shards: int, videos_per_shard: int, video_bytes: int = 1 << 20) -> None:
+    """Shards for reading alone: nothing in them can be decoded."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for shard in range(num_shards):
+        samples = [
+            {"__key__": f"{shard * videos_per_shard + i:09d}", "mp4": rng.bytes(video_bytes), "json": b"{}"}
+            for i in range(videos_per_shard)
+        ]
+        (folder / shard_name(shard)).write_bytes(tar_bytes(samples))
