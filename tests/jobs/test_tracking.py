@@ -57,10 +57,9 @@ def test_the_record_holds_no_password(tmp_path) -> None:
 
 
 def test_a_run_id_that_comes_late_is_kept(tmp_path) -> None:
-    with tracking.output_run(str(tmp_path), tracking="http://away", name="name") as tracker:
-        tracker.run_id = ""
-    with tracking.output_run(str(tmp_path), tracking="http://away", name="name") as tracker:
-        tracker.run_id = "late"
+    for run_id in ("", "late"):
+        with tracking.output_run(str(tmp_path), tracking="http://away", name="name") as tracker:
+            vars(tracker)["run_id"] = run_id
     assert json.loads((tmp_path / tracking.RECORD).read_text())["run_id"] == "late"
 
 

@@ -90,7 +90,7 @@ def test_a_folder_belongs_to_one_experiment(world, tmp_path) -> None:
     other = dataclasses.replace(first.experiment, epochs=13)
     with pytest.raises(ValueError, match=r'"epochs": 13.*use another --name'):
         train.claim_run(str(tmp_path / "run"), other, manifests)
-    grown = manifests | {"val": dataclasses.replace(manifests["val"], digest="another")}
+    grown: dict[Phase, Manifest] = {**manifests, "val": dataclasses.replace(manifests["val"], digest="another")}
     with pytest.raises(ValueError, match=r'"val_manifest": "another".*use another --name'):
         train.claim_run(str(tmp_path / "run"), first.experiment, grown)
 
