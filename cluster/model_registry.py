@@ -93,7 +93,8 @@ def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> P
         artifacts = Model.load(str(local)).flavors[FLAVOR_NAME]["artifacts"]
     except (MlflowException, OSError, KeyError) as error:
         raise ValueError(
-            f"found no model bundle at {redact(uri)} on {redact(tracking_uri)}: {redact(error)}; check the URI and the server"
+            f"found no model bundle at {redact(uri)} on {redact(tracking_uri)}: {redact(error)}; "
+            "check the URI and the server"
         ) from None
     return local / artifacts["bundle"]["path"]
 
