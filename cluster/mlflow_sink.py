@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, Ru
 from mlflow.exceptions import MlflowException
 from mlflow.telemetry import set_telemetry_client
 
+from cluster.redact import redact
 from cluster.shipper import RejectedError, UnavailableError
 from cluster.spool import Record
 
@@ -26,11 +26,6 @@ TRANSFER_S = 120
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _WRONG_USE = _REFUSALS | {"RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_STATE"}
 _patience_lock = threading.RLock()
-
-
-def redact(text: object) -> str:
-    """``text`` without the user and password of any URL in it."""
-    return re.sub(r"(?<=://)[^\s'\"]*@", "***@", str(text))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput
@@ -20,7 +19,8 @@ from mlflow.types import ParamSchema, ParamSpec
 
 import fpig_core
 from cluster import model_code
-from cluster.mlflow_sink import REQUEST_S, TRANSFER_S, MlflowSink, patience, redact, translated_errors
+from cluster.mlflow_sink import REQUEST_S, TRANSFER_S, MlflowSink, patience, translated_errors
+from cluster.redact import redact
 from cluster.shipper import UnavailableError
 from fpig_core.bundle import bundle_id
 
@@ -84,17 +84,17 @@ def _register(sink: MlflowSink, source: str, *, name: str, logged_id: str, model
 
 def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> Path:
     """See ``cluster.tracking.resolve_model_uri``."""
-    server = tracking_uri or mlflow.get_tracking_uri()
     target = None if folder is None else str(folder)
     try:
         with patience(TRANSFER_S, retries=1):
-            location = _find_files(MlflowClient(tracking_uri=server), uri)
+            location = _find_files(MlflowClient(tracking_uri=tracking_uri), uri)
             # MLflow would look up a models:/ URI at the process-wide server, whatever server it is given.
-            local = Path(download_artifacts(location, dst_path=target, tracking_uri=server))
+            local = Path(download_artifacts(location, dst_path=target, tracking_uri=tracking_uri))
         artifacts = Model.load(str(local)).flavors[FLAVOR_NAME]["artifacts"]
     except (MlflowException, OSError, KeyError) as error:
         raise ValueError(
-            f"found no model bundle at {redact(uri)} on {redact(server)}: {redact(error)}; check the URI and the server"
+            f"found no model bundle at {redact(uri)} on {redact(tracking_uri)}: {redact(error)}; "
+            "check the URI and the server"
         ) from None
     return local / artifacts["bundle"]["path"]
 

@@ -1,4 +1,4 @@
-"""Where a run takes place: workers, devices, storage. Nothing here may change the result."""
+"""Where a run takes place: workers, devices, storage. Of the result it may change rounding and dropout masks only."""
 
 import dataclasses
 from typing import Literal

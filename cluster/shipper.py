@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Protocol
 
+from cluster.redact import redact
 from cluster.spool import Batch, Record, Spool
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Shipper(threading.Thread):
         # The thread must outlive whatever the storage behind a server throws (boto, sqlalchemy, OS): it tries again.
         except Exception as error:
             if type(error) is not type(self.last_error):
-                log.warning("metrics wait in %s (%s: %s)", self._spool.folder, type(error).__name__, error)
+                log.warning("metrics wait in %s (%s: %s)", self._spool.folder, type(error).__name__, redact(error))
             self.last_error = error
             self._delay_s = min(2 * self._delay_s, MAX_DELAY_S)
         else:

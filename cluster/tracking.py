@@ -263,7 +263,7 @@ def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def resolve_model_uri(uri: str, *, tracking_uri: str = "", folder: str | Path | None = None) -> Path:
+def resolve_model_uri(uri: str, *, tracking_uri: str, folder: str | Path | None = None) -> Path:
     """Local bundle folder of a logged model (``runs:/…`` or ``models:/…``), downloaded into ``folder`` if remote.
 
     Raises:

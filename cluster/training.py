@@ -13,6 +13,7 @@ import ray.data
 from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoints import Marker
 from cluster.placement import Placement
@@ -20,6 +21,9 @@ from cluster.session import require_resources
 from cluster.task import BLOCKS, TrainTask
 
 logger = logging.getLogger(__name__)
+
+# Ray leaves the GPUs of a machine visible to workers that reserved none.
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
 OnReport = Callable[[int, dict[str, float], list[dict[str, str]]], None]
 """Called on the driver with step, metrics, and the samples rejected since the last call."""
@@ -42,6 +46,8 @@ class _ForwardReports(UserCallback):
 
 
 def _train_worker(config: dict[str, TrainTask]) -> None:
+    # Ray Data's logging in this process would let Ray Train's notes about every report through.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     # DeepSpeed takes seconds to import, and only the workers need it.
     from cluster.worker import TrainWorker
 
@@ -84,9 +90,9 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
     """
     placement = task.placement
     use_gpu = uses_gpus(placement)
+    worker = {"CPU": placement.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
     require_resources(
-        cpus=placement.num_workers * placement.cpus_per_worker + placement.decode_cpus,
-        gpus=placement.num_workers if use_gpu else 0,
+        [worker] * placement.num_workers + [{"CPU": 1}] * placement.decode_cpus,
         purpose=f"training with {placement.num_workers} workers",
         wait_s=placement.wait_for_nodes_s,
     )
@@ -105,7 +111,7 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
             scaling_config=ScalingConfig(
                 num_workers=placement.num_workers,
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": placement.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+                resources_per_worker=worker,
             ),
             run_config=RunConfig(
                 name="ray_train",
@@ -114,6 +120,7 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
                 failure_config=FailureConfig(max_failures=placement.max_failures),
                 callbacks=[_ForwardReports(queue)],
                 logging_config=LoggingConfig(log_level="WARNING"),
+                worker_runtime_env={} if use_gpu else {"env_vars": WITHOUT_GPU},
             ),
             datasets={BLOCKS: dataset},
             dataset_config=DataConfig(execution_options=execution, enable_shard_locality=False),
@@ -123,7 +130,9 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
 @contextlib.contextmanager
 def _relay(on_report: OnReport) -> Iterator[Queue]:
     """A queue whose items reach ``on_report`` in a thread of the driver, all of them before the context ends."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    # On the driver's node: a queue on a node that may be taken away would take the reports with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     done = threading.Event()
 
     def forward() -> None:
@@ -134,6 +143,9 @@ def _relay(on_report: OnReport) -> Iterator[Queue]:
             except Empty:
                 if finishing:
                     return
+            except Exception:
+                # The thread must outlive a store that does not answer: later reports carry what this one did.
+                logger.exception("a report was not handled")
 
     thread = threading.Thread(target=forward, name="reports", daemon=True)
     thread.start()

@@ -117,6 +117,9 @@ class TrainWorker:
             text, video, valid = (gather(torch.cat(parts)) for parts in zip(*self.validated, strict=True))
             self.validated.clear()
             text, video = text[valid], video[valid]
+            if not len(text):
+                # Nothing could be decoded: the rejected samples tell why, and there is nothing to choose a model by.
+                return
             metrics = retrieval_metrics(text, video, torch.arange(len(text), device=self.device))
             validation = {
                 f"{direction}_{name.lower().replace('@', '')}": value

@@ -14,17 +14,6 @@ TIE_TOLERANCE = 1e-9
 """Scores nearer than this are ties when scores come from float64 products, whose last bits depend on blocking."""
 
 
-def pessimistic_ranks(score_QB: Tensor, target_Q: Tensor) -> Tensor:
-    """Rank of each query's target video -> int64 [Q], 1-based.
-
-    Raises:
-        ValueError: scores with NaN or inf, or targets that are not columns.
-    """
-    _check_targets(target_Q, num_queries=len(score_QB), num_videos=score_QB.shape[1])
-    own_QB = target_Q[:, None] == torch.arange(score_QB.shape[1], device=score_QB.device)
-    return best_ranks(score_QB, own_QB)
-
-
 def best_ranks(score_RC: Tensor, own_RC: Tensor, *, tolerance: float = 0.0) -> Tensor:
     """Best rank among the own candidates (columns) of each searcher (row) -> int64 [R]; every row owns at least one.
 

@@ -3,12 +3,13 @@
 import dataclasses
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from fpig_core.backbone import locate
+from fpig_core.backbone import build_clip, locate
 from fpig_core.fpig import Features, FPig, FPigConfig, VideoFeatures
 from fpig_core.losses import Gather, identity
 
@@ -52,12 +53,13 @@ def build_model(config: ModelConfig) -> Model:
 
 
 def check_config(config: ModelConfig) -> None:
-    """Build the model without memory or weights, so that what does not fit together is found early.
+    """Find out early what does not fit together: builds the model without memory, and reads local weights.
 
     Raises:
-        ValueError: what ``build_model`` would raise, but for damaged weights.
+        ValueError: what ``build_model`` would raise, but for weights that a tag names.
     """
-    locate(config.backbone)
+    if Path(locate(config.backbone).pretrained).is_file():
+        build_clip(config.backbone)
     with torch.device("meta"):
         build_model(dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, pretrained="")))
 

@@ -89,7 +89,10 @@ def launch(args_type: type[ArgsT], job: Callable[[ArgsT], Report], *, example: s
 
 
 def execute(name: str, read_args: Callable[[list[str]], Any], job: Callable[[Any], Report]) -> None:
-    """Run one job: ``ValueError`` is a wrong request (one line, exit code 2), all else is a failure."""
+    """Run one job: a plain ``ValueError`` is a wrong request (one line, exit code 2), all else is a failure.
+
+    Subclasses of ``ValueError`` come from libraries that met damaged data, not from us.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
@@ -98,6 +101,8 @@ def execute(name: str, read_args: Callable[[list[str]], Any], job: Callable[[Any
         args = read_args(sys.argv[1:])
         report = job(args)
     except ValueError as error:
+        if type(error) is not ValueError:
+            raise
         errors.print(f"fpig {name}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(WRONG_USE)
     except KeyboardInterrupt:

@@ -6,12 +6,13 @@ import io
 import numpy as np
 import torch
 
+from cluster.tracking import NO_TRACKING
 from fpig_core.bundle import Bundle, load_bundle
 from fpig_core.drawing import TokenPicture, draw_contact_sheet, kept_patches
 from jobs.cli import Report, launch
 from jobs.models import model_folder
 from pipelines import storage
-from pipelines.decode import decode_frames
+from pipelines.decode import decode_sample
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
@@ -33,7 +34,7 @@ class Args:
     """Videos to draw; by default the first usable ones."""
     num_videos: int = 6
     """How many videos to draw when none is named."""
-    tracking: str = ""
+    tracking: str = NO_TRACKING
     """MLflow tracking URI, for a model given as runs:/… or models:/…"""
     json: str = ""
     """Write the result to this file."""
@@ -88,15 +89,7 @@ def draw_rows(bundle: Bundle, manifest: Manifest, rows: list[int]) -> tuple[list
 
 
 def draw_video(bundle: Bundle, sample: dict, data: bytes | SampleError) -> TokenPicture:
-    if isinstance(data, SampleError):
-        raise data
-    frame_F3HW = decode_frames(
-        data,
-        suffix=sample["video_suffix"],
-        preprocess=bundle.config.preprocess,
-        start_s=sample["start_s"],
-        end_s=sample["end_s"],
-    )
+    frame_F3HW = decode_sample(sample, data, preprocess=bundle.config.preprocess)
     with torch.inference_mode():
         selection = bundle.model.encode_video(torch.from_numpy(frame_F3HW)[None]).selection
     encoder = bundle.model.video

@@ -1,9 +1,6 @@
 """``embed_corpus``: every video of a manifest becomes one vector or one rejection, exactly once."""
 
 import dataclasses
-import functools
-import hashlib
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,15 +9,17 @@ from typing import Any, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.session import connect, require_resources
-from cluster.tracking import Tracker, TrackerSpec, open_tracker
+from cluster.tracking import Tracker
+from jobs.budget import parse_fraction
 from jobs.cli import DONE, OVER_BUDGET, Report, launch
-from jobs.models import MLFLOW_SCHEMES, model_folder
+from jobs.models import MLFLOW_SCHEMES, model_folder, read_origin
 from jobs.revision import code_revision
+from jobs.tracking import output_run
 from pipelines import storage
 from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.manifest import load_manifest
 from pipelines.parts import PartCount
-from pipelines.places import ORIGIN, absolute
+from pipelines.places import absolute
 
 EXAMPLE = "python -m jobs.embed_corpus --model runs/demo/model --manifest runs/demo/shards/test --out runs/demo/corpus"
 
@@ -41,6 +40,8 @@ class Args:
     """Manifest rows in one output file."""
     batch_size: int = 32
     """Videos that go through the model at once."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the model computes in; auto is bf16 on GPUs and fp32 on CPUs."""
     dtype: Literal["float16", "float32"] = "float16"
     """Precision of the stored vectors."""
     extra_columns: tuple[str, ...] = ()
@@ -67,17 +68,18 @@ def main(args: Args) -> Report:
     settings, budget = args.settings(), parse_fraction(args.max_rejected)
     manifest = load_manifest(args.manifest)
     with model_folder(args.model, tracking=args.tracking) as folder:
-        origin = read_origin(args.model, folder)
+        origin = read_origin(folder)
+        if args.model.startswith("runs:/"):
+            origin["mlflow_run_id"] = args.model.split("/")[1]
         plan = plan_embedding(manifest, model_url=str(folder), out_url=args.out, settings=settings)
         plan = dataclasses.replace(plan, model_url=place_model(args.model, folder, plan))
     if meta := committed(plan):
         return report(args, meta, budget=budget, fresh=0, seconds=0.0)
     if plan.missing:
         connect()
-        require_resources(
-            cpus=settings.num_cpus, gpus=settings.num_gpus, purpose="embedding", wait_s=args.wait_for_nodes_s
-        )
-    with open_run(args, plan) as tracker:
+        require_resources(settings.bundles, purpose="embedding", wait_s=args.wait_for_nodes_s)
+    name = f"embed-{Path(plan.manifest.root).name}"
+    with output_run(plan.out_url, tracking=args.tracking, name=name) as tracker:
         tracker.log_params(dataclasses.asdict(settings) | plan.spec.identity() | {"out": plan.out_url})
         tracker.set_tags({"model_id": plan.spec.model_id, "model_run_id": origin.get("mlflow_run_id", "unknown")})
         tracker.log_input("corpus", source=plan.manifest.root, digest=manifest.digest)
@@ -95,28 +97,6 @@ def main(args: Args) -> Report:
     return report(args, meta, budget=budget, fresh=plan.num_missing, seconds=seconds)
 
 
-def parse_fraction(text: str) -> float:
-    """``"0.1%"`` or ``"0.001"`` as 0.001.
-
-    Raises:
-        ValueError: not a part of a whole.
-    """
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ValueError(f"got max_rejected={text!r}, wanted a percentage such as 0.1% or a fraction such as 0.001")
-    return value
-
-
-def read_origin(model: str, folder: Path) -> dict[str, Any]:
-    """What its training left beside a model; the run is also known from a ``runs:/`` URI."""
-    record = folder / ORIGIN
-    origin = json.loads(record.read_text()) if record.exists() else {}
-    return origin | ({"mlflow_run_id": model.split("/")[1]} if model.startswith("runs:/") else {})
-
-
 def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
     """URL of the model that every worker can read, and that the corpus remembers."""
     if not model.startswith(MLFLOW_SCHEMES):
@@ -126,14 +106,6 @@ def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
     for path in sorted(folder.iterdir()) if plan.missing else ():
         storage.upload(path, storage.join(url, path.name))
     return url
-
-
-def open_run(args: Args, plan: EmbedPlan) -> Tracker:
-    """The tracker of this corpus: an embedding that was killed goes on with the same MLflow run."""
-    identity = json.dumps([args.tracking, plan.out_url, plan.spec.identity()])
-    spool_dir = str(Path("runs") / ".spool" / hashlib.sha256(identity.encode()).hexdigest()[:16])
-    name = f"embed-{Path(plan.manifest.root).name}"
-    return open_tracker(TrackerSpec(uri=args.tracking, run_name=name, spool_dir=spool_dir))
 
 
 def embed_with_progress(plan: EmbedPlan, settings: EmbedSettings, tracker: Tracker) -> list[PartCount]:
@@ -185,7 +157,6 @@ def report(args: Args, meta: dict[str, Any], *, budget: float, fresh: int, secon
     )
 
 
-@functools.cache
 def cli() -> None:
     launch(Args, main, example=EXAMPLE)
 

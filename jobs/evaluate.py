@@ -18,11 +18,10 @@ from fpig_core.bundle import Bundle
 from fpig_core.index import ExactIndex
 from fpig_core.metrics import retrieval_metrics, targets_by_id
 from jobs.cli import Report, launch
-from jobs.models import encode_queries, load_model_of, model_folder
+from jobs.models import encode_queries, load_manifest_of, load_model_of
 from pipelines import storage
 from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
-from pipelines.manifest import Manifest, load_manifest
-from pipelines.places import ORIGIN
+from pipelines.manifest import Manifest
 
 EXAMPLE = "python -m jobs.evaluate --corpus runs/demo/corpus"
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
@@ -51,9 +50,8 @@ class Args:
 
 def main(args: Args) -> Report:
     corpus = read_corpus(args.corpus, column=args.column)
-    manifest = load_manifest(args.manifest or corpus.meta["manifest"])
-    require_manifest(corpus, manifest)
-    bundle = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
+    manifest = load_manifest_of(corpus.meta, manifest=args.manifest)
+    bundle, origin = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
     uids, texts = choose_queries(corpus, manifest, queries=args.queries)
     target_Q = targets_by_id(uids, corpus.uids)
     query_QD = torch.from_numpy(encode_queries(bundle, texts))
@@ -69,7 +67,7 @@ def main(args: Args) -> Report:
         "tie_rule": "pessimistic",
         "normaliser": "none",
         "first_stage_k": None,
-        "select_on": select_on(args, corpus),
+        "select_on": str(origin.get("select_on", "unknown")),
         "model_id": corpus.meta["model_id"],
         "manifest_digest": manifest.digest,
         "chance_r1": 100 / len(corpus.uids),
@@ -83,15 +81,6 @@ def main(args: Args) -> Report:
     show_metrics(metrics)
     next_command = f'python -m jobs.search --corpus {args.corpus} --query "{texts[0]}"'
     return Report(title=f"Evaluation of {args.corpus}", summary=result, next_command=next_command)
-
-
-def require_manifest(corpus: Corpus, manifest: Manifest) -> None:
-    wanted = corpus.meta["manifest_digest"]
-    if manifest.digest != wanted:
-        raise ValueError(
-            f"got manifest {manifest.digest} at {manifest.root}, wanted {wanted}, from which the corpus was made; "
-            "give that one, or embed the corpus again"
-        )
 
 
 def choose_queries(corpus: Corpus, manifest: Manifest, *, queries: str) -> tuple[list[str], list[str]]:
@@ -112,13 +101,6 @@ def choose_queries(corpus: Corpus, manifest: Manifest, *, queries: str) -> tuple
         raise ValueError(f"got no caption for any embedded video in {manifest.root}; evaluation needs captions")
     uids, texts = zip(*chosen, strict=True)
     return list(uids), list(texts)
-
-
-def select_on(args: Args, corpus: Corpus) -> str:
-    """The split on which the model was selected, as its training recorded it."""
-    with model_folder(args.model or corpus.meta["model"], tracking=args.tracking) as folder:
-        record = folder / ORIGIN
-        return str(json.loads(record.read_text()).get("select_on", "unknown")) if record.exists() else "unknown"
 
 
 def bytes_per_video(corpus_url: str, num_videos: int) -> float:

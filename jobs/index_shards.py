@@ -5,6 +5,7 @@ import dataclasses
 import tyro
 from rich.progress import Progress
 
+from jobs.budget import parse_fraction
 from jobs.cli import OVER_BUDGET, Report, launch
 from pipelines import storage
 from pipelines.indexing import IndexReport, find_shards, index_shards
@@ -28,7 +29,7 @@ class Args:
 
 
 def main(args: Args) -> Report:
-    budget = parse_share(args.max_rejected)
+    budget = parse_fraction(args.max_rejected)
     roots = find_sets(args.root)
     summary: dict = {}
     over_budget = False
@@ -59,17 +60,6 @@ def find_sets(root: str) -> dict[str, str]:
     if "" in folders:
         return {root: root}
     return {folder: storage.join(root, folder) for folder in sorted(folders)}
-
-
-def parse_share(text: str) -> float:
-    """``1%`` and ``0.01`` -> 0.01."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ValueError(f"got --max-rejected {text}, wanted a share such as 1% or 0.01")
-    return share
 
 
 def is_over_budget(report: IndexReport, budget: float) -> bool:

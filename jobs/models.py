@@ -1,37 +1,72 @@
 """Models by any of their names, and queries turned into vectors: shared by the jobs that use a corpus."""
 
 import contextlib
+import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from cluster.tracking import resolve_model_uri
+from cluster.tracking import NO_TRACKING, resolve_model_uri
 from fpig_core.backbone import tokenize
 from fpig_core.bundle import Bundle, bundle_id, load_bundle
-from pipelines.places import absolute, local_bundle
+from pipelines.manifest import Manifest, load_manifest
+from pipelines.places import ORIGIN, absolute, local_bundle
 
 MLFLOW_SCHEMES = ("runs:/", "models:/")
+SQLITE = "sqlite:///"
 QUERY_BATCH = 256
 
 
 @contextlib.contextmanager
-def model_folder(model: str, *, tracking: str = "") -> Iterator[Path]:
+def model_folder(model: str, *, tracking: str = NO_TRACKING) -> Iterator[Path]:
     """Local folder of a model given by path, URL, or MLflow URI (``runs:/…``, ``models:/…``).
 
+    What had to be copied to this machine is removed at the end.
+
     Raises:
-        ValueError: no such model.
+        ValueError: no such model, or an MLflow URI and no MLflow to ask.
     """
-    if model.startswith(MLFLOW_SCHEMES):
-        yield resolve_model_uri(model, tracking_uri="" if tracking == "none" else tracking)
+    if not model.startswith(MLFLOW_SCHEMES):
+        with local_bundle(absolute(model)) as folder:
+            yield folder
         return
-    with local_bundle(absolute(model)) as folder:
-        yield folder
+    if tracking in ("", NO_TRACKING):
+        raise ValueError(f"got model {model} and no MLflow to find it by; give --tracking")
+    # MLflow would make an empty database there.
+    if tracking.startswith(SQLITE) and not Path(tracking.removeprefix(SQLITE)).exists():
+        raise ValueError(f"got model {model} and no MLflow database at {tracking}; give --tracking")
+    with tempfile.TemporaryDirectory(prefix="fpig-bundle-") as copy:
+        yield resolve_model_uri(model, tracking_uri=tracking, folder=copy)
 
 
-def load_model_of(corpus_meta: dict, *, model: str = "", tracking: str = "") -> Bundle:
-    """The model that embedded a corpus; ``model`` says where it is, by default where it was then.
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What its training left beside a model; empty if it comes from elsewhere."""
+    record = folder / ORIGIN
+    return json.loads(record.read_text()) if record.exists() else {}
+
+
+def load_manifest_of(corpus_meta: dict, *, manifest: str = "") -> Manifest:
+    """The manifest of a corpus; ``manifest`` says where it is, by default where it was then.
+
+    Raises:
+        ValueError: it isn't there, or is another manifest.
+    """
+    where, wanted = manifest or corpus_meta["manifest"], corpus_meta["manifest_digest"]
+    found = load_manifest(where)
+    if found.digest != wanted:
+        raise ValueError(
+            f"got manifest {found.digest} at {where}, wanted {wanted}, from which the corpus was made; "
+            "give that one with --manifest, or embed the corpus again"
+        )
+    return found
+
+
+def load_model_of(corpus_meta: dict, *, model: str = "", tracking: str = NO_TRACKING) -> tuple[Bundle, dict[str, Any]]:
+    """The model that embedded a corpus, and its origin; ``model`` says where it is, by default where it was then.
 
     Raises:
         ValueError: it isn't there, or is another model: its vectors do not compare with the corpus.
@@ -47,7 +82,7 @@ def load_model_of(corpus_meta: dict, *, model: str = "", tracking: str = "") -> 
                 f"got model {got} at {where}, wanted {wanted}, which embedded this corpus; "
                 f"give that one, or embed the corpus with {where}"
             )
-        return load_bundle(folder, device="cuda" if torch.cuda.is_available() else "cpu")
+        return load_bundle(folder, device="cuda" if torch.cuda.is_available() else "cpu"), read_origin(folder)
 
 
 def encode_queries(bundle: Bundle, texts: Sequence[str]) -> np.ndarray:

@@ -7,11 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.tracking import NO_TRACKING
 from fpig_core.index import ExactIndex
 from jobs.cli import Report, launch
-from jobs.models import encode_queries, load_model_of
+from jobs.models import encode_queries, load_manifest_of, load_model_of
 from pipelines.corpus import Corpus, read_corpus
-from pipelines.manifest import load_manifest
+from pipelines.manifest import Manifest
 
 EXAMPLE = 'python -m jobs.search --corpus runs/demo/corpus --query "a red square moves left"'
 
@@ -30,7 +31,7 @@ class Args:
     """Model bundle; by default where it was when it embedded the corpus."""
     manifest: str = ""
     """Manifest with the captions; by default the one that the corpus was made from."""
-    tracking: str = ""
+    tracking: str = NO_TRACKING
     """MLflow tracking URI, for a model given as runs:/… or models:/…"""
     json: str = ""
     """Write the result to this file."""
@@ -42,22 +43,16 @@ def main(args: Args) -> Report:
     corpus = read_corpus(args.corpus)
     if not corpus.uids:
         raise ValueError(f"the corpus at {args.corpus} holds no video: all samples of its manifest were rejected")
-    bundle = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
-    captions = read_captions(args.manifest or corpus.meta["manifest"], wanted=corpus.meta["manifest_digest"])
+    bundle, _ = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
+    captions = read_captions(load_manifest_of(corpus.meta, manifest=args.manifest))
     results = search(corpus, encode_queries(bundle, [args.query]), args.top, captions=captions)
     show_results(args.query, results, num_videos=len(corpus.uids))
     summary = {"query": args.query, "num_videos": len(corpus.uids), "model_id": bundle.model_id, "results": results}
     return Report(title=f"Search of {args.corpus}", summary=summary)
 
 
-def read_captions(manifest_url: str, *, wanted: str) -> dict[str, list[str]]:
+def read_captions(manifest: Manifest) -> dict[str, list[str]]:
     """Captions by uid."""
-    manifest = load_manifest(manifest_url)
-    if manifest.digest != wanted:
-        raise ValueError(
-            f"got manifest {manifest.digest} at {manifest_url}, wanted {wanted}, from which the corpus was made; "
-            "give that one with --manifest"
-        )
     columns = (manifest.table.column(name).to_pylist() for name in ("uid", "captions"))
     return {uid: captions or [] for uid, captions in zip(*columns, strict=True)}
 

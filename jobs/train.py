@@ -1,7 +1,6 @@
 """``train``: one recipe, trained on a Ray cluster to a model bundle."""
 
 import dataclasses
-import hashlib
 import json
 import sys
 import tempfile
@@ -16,15 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cluster.placement import Placement
 from cluster.session import connect
 from cluster.task import Monitor, TrainTask
-from cluster.tracking import Tracker, TrackerSpec, open_tracker
+from cluster.tracking import Tracker
 from cluster.training import find_resume_point, run_training
 from fpig_core.backbone import locate
 from fpig_core.models import check_config
 from fpig_core.schedule import Phase, Schedule
-from jobs.cli import Report, execute, parse
+from jobs.budget import parse_fraction
+from jobs.cli import DONE, OVER_BUDGET, Report, execute, parse
 from jobs.experiment import Experiment
 from jobs.recipes import RECIPES
 from jobs.revision import code_revision
+from jobs.tracking import deliver_waiting, output_run
 from pipelines import storage
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.places import ORIGIN, absolute
@@ -46,6 +47,8 @@ class Args:
     monitor: Monitor
     name: str
     """Name of the run."""
+    max_rejected: str = "1%"
+    """Error budget: with a larger part of the videos rejected, the job ends with exit code 3."""
     tracking: str = "sqlite:///runs/mlflow.db"
     """MLflow tracking URI, or none."""
     json: str = ""
@@ -71,9 +74,10 @@ def read_args(argv: list[str]) -> Args:
 
 def main(args: Args) -> Report:
     check_config(args.experiment.model)
+    parse_fraction(args.max_rejected)
     manifests: dict[Phase, Manifest] = {
-        "train": load_manifest(args.experiment.data.train),
-        "val": load_manifest(args.experiment.data.val),
+        "train": load_manifest(absolute(args.experiment.data.train)),
+        "val": load_manifest(absolute(args.experiment.data.val)),
     }
     plan = make_plan(args.experiment, manifests)
     model = args.experiment.model
@@ -87,9 +91,10 @@ def main(args: Args) -> Report:
         run_url=storage.join(absolute(args.placement.storage), args.name),
     )
     block_rows = args.placement.rows_per_worker(args.experiment.global_batch)
-    claim_run(task.run_url, args.experiment, plan)
+    claim_run(task.run_url, args.experiment, manifests)
     if storage.exists(storage.join(task.run_url, "model", ORIGIN)):
         print(f"{task.run_url} is finished; nothing to do")
+        deliver_waiting(task.run_url, tracking=args.tracking, name=args.name)
         return summarise(args, task)
     announce_start(task)
     connect(dashboard=True)
@@ -99,7 +104,7 @@ def main(args: Args) -> Report:
         manifests={phase: ray.put(manifest) for phase, manifest in manifests.items()},
         block_rows=block_rows,
     )
-    with open_run(args, task.run_url) as tracker:
+    with output_run(task.run_url, tracking=args.tracking, name=args.name) as tracker:
         tracker.set_tags({"code_revision": code_revision()})
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
         for phase, manifest in manifests.items():
@@ -116,13 +121,20 @@ def summarise(args: Args, task: TrainTask) -> Report:
         "model": storage.join(args.placement.storage, args.name, "model"),
         "model_id": origin["model_id"],
         "num_steps": task.schedule.num_steps,
+        "num_samples": task.schedule.num_train + task.schedule.num_val,
         "num_rejected": origin["num_rejected"],
         "val_t2v_r1": origin["validation"]["t2v_r1"],
         "best_epoch": task.schedule.place(origin["batch"]).epoch,
         "mlflow_run_id": origin["mlflow_run_id"],
     }
     next_command = f"python -m jobs.embed_corpus --model {summary['model']} --manifest SHARDS --out CORPUS"
-    return Report(title=f"Trained {args.name}", summary=summary, next_command=next_command)
+    over_budget = summary["num_rejected"] > parse_fraction(args.max_rejected) * summary["num_samples"]
+    return Report(
+        title=f"Trained {args.name}",
+        summary=summary,
+        next_command=next_command,
+        exit_code=OVER_BUDGET if over_budget else DONE,
+    )
 
 
 def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Plan:
@@ -145,15 +157,17 @@ def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Pl
     return Plan(schedule=schedule, seed=experiment.seed, digest=digest, shuffle=experiment.data.shuffle)
 
 
-def claim_run(run_url: str, experiment: Experiment, plan: Plan) -> None:
+def claim_run(run_url: str, experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> None:
     """Tie a run's folder to one experiment, and keep the resolved settings there.
 
     Raises:
-        ValueError: the folder belongs to another experiment.
+        ValueError: the folder belongs to another experiment, or cannot be written.
     """
-    settings = dataclasses.asdict(experiment) | {"train_manifest": plan.digest}
+    digests = {f"{phase}_manifest": manifest.digest for phase, manifest in manifests.items()}
+    settings = dataclasses.asdict(experiment) | digests
     text = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
     url = storage.join(run_url, "experiment.json")
+    storage.require_writable(run_url)
     if not storage.exists(url):
         storage.write_bytes(url, text.encode())
     elif (known := storage.read_bytes(url).decode()) != text:
@@ -174,18 +188,6 @@ def announce_start(task: TrainTask) -> None:
         print(f"Starting {task.run_url}: {task.schedule.num_steps} steps, {task.schedule.epochs} epochs")
 
 
-def open_run(args: Args, run_url: str) -> Tracker:
-    """The run's tracker; started again, the job goes on with the same MLflow run."""
-    digest = hashlib.sha256(run_url.encode()).hexdigest()[:16]
-    record_url = storage.join(run_url, "mlflow.json")
-    known = json.loads(storage.read_bytes(record_url)) if storage.exists(record_url) else {}
-    run_id = known.get("run_id", "") if known.get("tracking") == args.tracking else ""
-    spool_dir = str(Path("runs") / ".spool" / digest)
-    tracker = open_tracker(TrackerSpec(uri=args.tracking, run_name=args.name, run_id=run_id, spool_dir=spool_dir))
-    storage.write_bytes(record_url, json.dumps({"tracking": args.tracking, "run_id": tracker.run_id}).encode())
-    return tracker
-
-
 def train(task: TrainTask, source: StreamSource, tracker: Tracker) -> None:
     """Train to the end of the schedule; the samples that had to be left out go to ``RUN/rejected.jsonl``, each once."""
     marker = find_resume_point(task)
@@ -195,7 +197,7 @@ def train(task: TrainTask, source: StreamSource, tracker: Tracker) -> None:
     rejected_url = storage.join(task.run_url, REJECTED)
     known = storage.read_bytes(rejected_url).decode().splitlines() if storage.exists(rejected_url) else []
     rejected = {sample["uid"]: sample for sample in map(json.loads, known)}
-    logged = tracker.last_step("loss")
+    logged = {kind: tracker.last_step(kind) for kind in ("loss", "val_t2v_r1")}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), refresh_per_second=2) as progress:
         bar = progress.add_task("steps", total=task.schedule.num_steps, completed=first_step, note="starting workers")
@@ -206,8 +208,11 @@ def train(task: TrainTask, source: StreamSource, tracker: Tracker) -> None:
                 rejected.update((sample["uid"], sample) for sample in samples)
                 lines = "".join(json.dumps(sample, sort_keys=True) + "\n" for sample in rejected.values())
                 storage.write_bytes(rejected_url, lines.encode())
-            if step > logged:
+            # Steps repeated after a restart are on record already.
+            kind = "loss" if "loss" in metrics else "val_t2v_r1"
+            if step > logged[kind]:
                 tracker.log_metrics(metrics | {"num_rejected": len(rejected)}, step=step)
+                logged[kind] = step
             notes.update({name: metrics[name] for name in ("loss", "val_t2v_r1", "samples_per_s") if name in metrics})
             note = "  ".join(f"{name} {value:.3g}" for name, value in notes.items())
             progress.update(bar, completed=step, note=note)

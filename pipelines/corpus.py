@@ -18,7 +18,7 @@ from pipelines import storage
 from pipelines.parts import CorpusSpec, Part, PartCount, read_identity, read_table, vectors_of
 
 COMMITTED = "_COMMITTED.json"
-FORMAT = 1
+FORMAT = 2
 NUM_READERS = 16
 
 

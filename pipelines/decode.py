@@ -4,10 +4,10 @@ The bytes come from outside: the demuxer is forced by the suffix, nothing but th
 decodes, and pixels, frames, seconds and bytes are limited.
 """
 
-import dataclasses
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import av
 import numpy as np
@@ -20,19 +20,35 @@ from PIL import Image
 
 from fpig_core.frames import jittered_indices, uniform_indices
 from fpig_core.preprocess import Preprocess
+from pipelines.limits import VideoLimits
 from pipelines.quarantine import SampleError
 
 DEMUXERS = {"mp4": "mov", "mov": "mov", "mkv": "matroska", "webm": "matroska", "avi": "avi"}
+_STREAM_ERRORS = (FFmpegError, ValueError, MemoryError)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeLimits:
-    """What one video may cost before it is rejected as ``too_large``."""
+def decode_sample(
+    record: Mapping[str, Any],
+    video: bytes | SampleError,
+    *,
+    preprocess: Preprocess,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """``decode_frames`` of a manifest row and of what ``read_videos`` gave for it.
 
-    max_bytes: int = 2 << 30
-    max_pixels: int = 8192 * 4320
-    max_frames: int = 500_000
-    max_seconds: float = 6 * 3600.0
+    Raises:
+        SampleError: the one in place of a video, or a code of the ``decode`` stage.
+    """
+    if isinstance(video, SampleError):
+        raise video
+    return decode_frames(
+        video,
+        suffix=record["video_suffix"],
+        preprocess=preprocess,
+        start_s=record["start_s"],
+        end_s=record["end_s"],
+        rng=rng,
+    )
 
 
 def decode_frames(
@@ -43,7 +59,7 @@ def decode_frames(
     start_s: float | None = None,
     end_s: float | None = None,
     rng: np.random.Generator | None = None,
-    limits: DecodeLimits = DecodeLimits(),
+    limits: VideoLimits = VideoLimits(),
 ) -> np.ndarray:
     """Frames chosen by number from a video, or from its segment [start_s, end_s) in seconds from its first frame.
 
@@ -94,12 +110,14 @@ def decode_frames(
 class _Clip:
     """The video stream of an open container, demuxed once and decoded as often as needed."""
 
-    def __init__(self, container: InputContainer, limits: DecodeLimits):
+    def __init__(self, container: InputContainer, limits: VideoLimits):
         if not container.streams.video:
             raise SampleError("no_stream")
         self._limits = limits
         self._stream: VideoStream = container.streams.video[0]
         self._codec = self._stream.codec_context
+        if self._codec is None:
+            raise SampleError("no_decoder")
         self._codec.thread_count = 1
         self._codec.thread_type = "NONE"
         self._check_pixels(self._codec.width, self._codec.height)
@@ -121,7 +139,10 @@ class _Clip:
         for number, frame in enumerate(self._decode()):
             if number in wanted:
                 self._check_pixels(frame.width, frame.height)
-                images[number] = _to_model_size(frame, preprocess)
+                try:
+                    images[number] = _to_model_size(frame, preprocess)
+                except _STREAM_ERRORS as error:
+                    raise SampleError("bad_stream", _text(error)) from error
             if number == last:
                 break
         if last not in images:
@@ -148,7 +169,7 @@ class _Clip:
         try:
             for packet in [*self._packets, None]:
                 yield from self._codec.decode(packet)
-        except FFmpegError as error:
+        except _STREAM_ERRORS as error:
             raise SampleError("bad_stream", _text(error)) from error
 
     def _seconds(self, stamps: list[int | None]) -> np.ndarray:
@@ -191,12 +212,19 @@ def _to_model_size(frame: VideoFrame, preprocess: Preprocess) -> np.ndarray:
     if preprocess.resize_mode == "squash":
         image = image.resize((side, side), Image.Resampling.BICUBIC)
     else:
-        shortest = min(width, height)
-        width, height = int(side * width / shortest), int(side * height / shortest)
-        left, top = round((width - side) / 2), round((height - side) / 2)
-        image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+        # Resizing only what the crop leaves: the whole of a very long picture would not fit into memory.
+        across, down = (_centre(length, shortest=min(width, height), side=side) for length in (width, height))
+        box = (across[0], down[0], across[1], down[1])
+        image = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _text(error: FFmpegError) -> str:
-    return f"{type(error).__name__}: {error.strerror or error}"
+def _centre(length: int, *, shortest: int, side: int) -> tuple[float, float]:
+    """The pixels [start, stop) that the ``side`` in the middle show once ``shortest`` is resized to ``side``."""
+    resized = int(side * length / shortest)
+    start = round((resized - side) / 2)
+    return start * length / resized, (start + side) * length / resized
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"

@@ -30,11 +30,13 @@ from pipelines.places import absolute, local_bundle
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedSettings:
     """Where and how to embed. ``batch_size`` videos go through the model at once; it divides ``part_rows``, so that a
-    part's vectors do not depend on which other parts were missing.
+    part's vectors do not depend on which other parts were missing. The model computes in ``precision``: ``auto`` is
+    bf16 on GPUs and fp32 on CPUs.
     """
 
     part_rows: int = 256
     batch_size: int = 32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     dtype: Literal["float16", "float32"] = "float16"
     extra_columns: tuple[str, ...] = ()
     num_actors: int = 1
@@ -65,13 +67,17 @@ class EmbedSettings:
             )
 
     @property
-    def num_cpus(self) -> float:
-        """CPUs without which the stream could not move: all actors, and one task of any other stage."""
-        return self.num_actors * self.cpus_per_actor + max(1.0, self.cpus_per_decoder)
+    def bundles(self) -> list[dict[str, float]]:
+        """Resources without which the stream could not move: all actors, and one task of any other stage."""
+        actor = {"CPU": self.cpus_per_actor, "GPU": self.gpus_per_actor}
+        return [*[actor] * self.num_actors, {"CPU": max(1.0, self.cpus_per_decoder)}]
 
     @property
-    def num_gpus(self) -> float:
-        return self.num_actors * self.gpus_per_actor
+    def model_precision(self) -> Literal["fp32", "bf16"]:
+        """``precision`` with ``auto`` decided."""
+        if self.precision != "auto":
+            return self.precision
+        return "bf16" if self.gpus_per_actor else "fp32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,7 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
         manifest_digest=manifest.digest,
         preprocess_digest=preprocess_digest(bundle.config.preprocess),
         dim=_width(bundle),
+        precision=settings.model_precision,
         dtype=settings.dtype,
         part_rows=settings.part_rows,
         extra_columns=settings.extra_columns,

@@ -16,7 +16,7 @@ import ray
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.corpus import count_part
-from pipelines.decode import decode_frames
+from pipelines.decode import decode_sample
 from pipelines.manifest import Manifest
 from pipelines.parts import CorpusSpec, Part, PartCount, part_bytes, quarantine_bytes
 from pipelines.quarantine import SampleError, stage_of
@@ -49,17 +49,10 @@ def decode_rows(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     reason, detail = [""] * len(row_B), [""] * len(row_B)
     for i, data in enumerate(read_videos(work.manifest, row_B.tolist())):
         try:
-            frame_BF3HW[i] = _decode(data, sample[i], preprocess=work.preprocess)
+            frame_BF3HW[i] = decode_sample(sample[i], data, preprocess=work.preprocess)
         except SampleError as error:
             reason[i], detail[i] = error.code, error.detail
     return {"row": row_B, "reason": np.array(reason), "detail": _text(detail), "frames": frame_BF3HW}
-
-
-def _decode(data: bytes | SampleError, sample: Mapping[str, Any], *, preprocess: Preprocess) -> np.ndarray:
-    if isinstance(data, SampleError):
-        raise data
-    segment = {"start_s": sample["start_s"], "end_s": sample["end_s"]}
-    return decode_frames(data, suffix=sample["video_suffix"], preprocess=preprocess, **segment)
 
 
 def _text(values: Sequence[str]) -> np.ndarray:

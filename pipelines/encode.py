@@ -1,7 +1,5 @@
 """The model's place in an embedding: one actor, one device, frames in and vectors out."""
 
-import contextlib
-
 import numpy as np
 import torch
 
@@ -23,6 +21,7 @@ class EncodeVideos:
         if bundle.model_id != spec.model_id:
             raise ValueError(f"the model at {model_url} became {bundle.model_id}, wanted {spec.model_id}; start again")
         self._model, self._columns = bundle.model, spec.vector_columns
+        self._is_half = spec.precision == "bf16"
         preprocess = bundle.config.preprocess
         shape = (batch_size, preprocess.num_frames, 3, preprocess.size, preprocess.size)
         self._frame_BF3HW = torch.zeros(shape, dtype=torch.uint8, pin_memory=use_gpu)
@@ -31,8 +30,7 @@ class EncodeVideos:
         """``frames`` replaced by the vector columns, float32 [rows, D]; a vector that is not finite is rejected."""
         num_rows = len(batch["row"])
         self._frame_BF3HW.numpy()[:num_rows] = batch["frames"]
-        half = torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else contextlib.nullcontext()
-        with torch.inference_mode(), half:
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_half):
             features = self._model.encode_video(self._frame_BF3HW.to(self._device))
         vectors = {name: getattr(features, FEATURE_OF[name])[:num_rows].float().cpu().numpy() for name in self._columns}
         finite = np.logical_and.reduce([np.isfinite(vector).all(axis=1) for vector in vectors.values()])

@@ -27,17 +27,23 @@ METADATA_PREFIX = "fpig."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
-    """What makes two corpora one: every file of a corpus carries these values."""
+    """What makes two corpora one: every file of a corpus carries these values.
+
+    The model computes in ``precision``, its vectors are stored as ``dtype``.
+    """
 
     model_id: str
     manifest_digest: str
     preprocess_digest: str
     dim: int
+    precision: Literal["fp32", "bf16"] = "fp32"
     dtype: Literal["float16", "float32"] = "float16"
     part_rows: int = 256
     extra_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"got precision={self.precision!r}, wanted fp32 or bf16")
         if self.dtype not in ("float16", "float32"):
             raise ValueError(f"got dtype={self.dtype!r}, wanted float16 or float32")
         if self.part_rows < 1 or self.dim < 1:

@@ -17,7 +17,9 @@ EMPTY = -1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shuffle:
-    """``chunk`` samples stay together on storage; ``window`` samples are mixed freely."""
+    """Sizes in samples: ``window`` samples are mixed freely; a window is made of chunks of ``chunk`` samples that are
+    neighbours on storage.
+    """
 
     chunk: int = 16
     window: int = 8192

@@ -23,6 +23,7 @@ STAGES = {
         "too_large": "the video is over a limit on bytes, pixels, frames or seconds",
         "bad_container": "the container cannot be opened as what its suffix says",
         "no_stream": "the container holds no video stream",
+        "no_decoder": "nothing here can decode the video stream: unknown codec, or encrypted",
         "no_frames": "the video stream holds no frame",
         "bad_stream": "the video stream cannot be decoded to its end",
         "empty_segment": "the segment lies outside the video",

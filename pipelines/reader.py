@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.limits import VideoLimits
 from pipelines.manifest import OK, Manifest
 from pipelines.quarantine import SampleError
 
@@ -30,19 +31,18 @@ def read_videos(
     max_gap_bytes: int = 64 << 10,
     max_range_bytes: int = 32 << 20,
     num_threads: int = 4,
+    limits: VideoLimits = VideoLimits(),
 ) -> list[bytes | SampleError]:
     """The bytes of the video of every row, in the order of ``rows``, or why there are none.
 
     Videos that lie near each other in a shard are read by one request of at most ``max_range_bytes`` (more only for
-    one single video). The caller bounds memory by the number of rows.
+    one single video). The caller bounds memory by the number of rows; a video over ``limits`` is not read at all.
 
     Raises:
         OSError: the store refuses or does not answer. An outage says nothing about a sample, so it rejects none.
     """
     samples = manifest.table.select(_COLUMNS).take(pa.array(rows, pa.int64())).to_pylist()
-    results: list[bytes | SampleError | None] = [
-        None if sample["status"] == OK else SampleError(sample["status"], sample["reason"]) for sample in samples
-    ]
+    results: list[bytes | SampleError | None] = [_refusal(sample, limits) for sample in samples]
     wanted = [position for position, result in enumerate(results) if result is None]
     ranges = merge_ranges(samples, wanted, max_gap_bytes=max_gap_bytes, max_range_bytes=max_range_bytes)
     with ThreadPoolExecutor(max(1, min(num_threads, len(ranges)))) as pool:
@@ -69,6 +69,15 @@ def merge_ranges(
                 continue
         ranges.append(Range(shard, start, stop, (position,)))
     return ranges
+
+
+def _refusal(sample: dict[str, Any], limits: VideoLimits) -> SampleError | None:
+    """Why a video is not even read, if it isn't."""
+    if sample["status"] != OK:
+        return SampleError(sample["status"], sample["reason"])
+    if sample["video_bytes"] > limits.max_bytes:
+        return SampleError("too_large", f"{sample['video_bytes']} bytes, limit {limits.max_bytes}")
+    return None
 
 
 def _read_range(

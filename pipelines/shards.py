@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -87,15 +86,6 @@ def plan_shards(records: list[Record], num_bytes: dict[str, int], *, shard_bytes
         plan[-1].append(record)
         room -= need
     return plan
-
-
-def tar_bytes(samples: list[dict[str, Any]]) -> bytes:
-    """A tar of samples (``__key__`` and members by suffix) in memory."""
-    buffer = io.BytesIO()
-    with _tar_writer(buffer) as tar:
-        for sample in samples:
-            tar.write(sample)
-    return buffer.getvalue()
 
 
 def _write_all(plan: list[list[Record]], out_url: str, videos_url: str, progress: Callable[[int, int], None]) -> None:

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -107,6 +108,24 @@ def write_bytes(url: str, data: bytes) -> None:
         return
     with _replacing(path) as draft:
         draft.write(data)
+
+
+def require_writable(url: str) -> None:
+    """Write and remove a small object under ``url``, so that a missing bucket or right is found before the work.
+
+    Raises:
+        ValueError: it cannot be done.
+    """
+    probe = join(url, f"probe-{uuid.uuid4().hex}")
+    try:
+        write_bytes(probe, b"probe")
+        filesystem, path = _resolve(probe)
+        filesystem.rm_file(path)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {url} ({type(error).__name__}: {error}); does the bucket or folder exist, and may these "
+            f"credentials write there? python -m jobs.doctor --storage {url} tells more"
+        ) from None
 
 
 def upload(local_path: str | Path, url: str) -> None:

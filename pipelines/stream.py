@@ -16,7 +16,7 @@ import ray.data
 
 from fpig_core.preprocess import Preprocess
 from fpig_core.schedule import Phase
-from pipelines.decode import decode_frames
+from pipelines.decode import decode_sample
 from pipelines.manifest import Manifest
 from pipelines.plan import EMPTY, Plan
 from pipelines.quarantine import SampleError
@@ -96,16 +96,7 @@ def load_block(source: StreamSource, block: int) -> dict[str, Any]:
         captions = record["captions"]
         columns["caption"][slot] = captions[rng.integers(len(captions))] if rng else captions[0]
         try:
-            if isinstance(video, SampleError):
-                raise video
-            columns["frames"][slot] = decode_frames(
-                video,
-                suffix=record["video_suffix"],
-                preprocess=source.preprocess,
-                start_s=record["start_s"],
-                end_s=record["end_s"],
-                rng=rng,
-            )
+            columns["frames"][slot] = decode_sample(record, video, preprocess=source.preprocess, rng=rng)
         except SampleError as error:
             columns["reason"][slot] = error.code
         else:

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines import storage
 from pipelines.corpus import NUM_READERS, part_files, read_committed
 from pipelines.manifest import Manifest
-from pipelines.parts import CorpusSpec, Part, part_name, plan_parts, read_identity, read_table, vectors_of
+from pipelines.parts import METADATA_PREFIX, CorpusSpec, Part, part_name, plan_parts, read_table, vectors_of
 
 NORM_TOLERANCE = {"float16": 2e-3, "float32": 1e-4}
 MAX_PROBLEMS = 20
@@ -85,17 +86,12 @@ def _folder_problems(url: str, *, manifest: Manifest, meta: dict[str, Any], part
 
 
 def _inspect(url: str, part: Part, *, spec: CorpusSpec, manifest: Manifest) -> _PartFacts:
-    """Read both files of a part."""
-    files = (part.url(url), part.quarantine_url(url))
-    if absent := [file for file in files if not storage.exists(file)]:
-        return _PartFacts(embedded=[], rejected=[], reasons=[], num_bytes=0, problems=[f"{absent[0]} is missing"])
-    table, quarantine = (read_table(file) for file in files)
-    problems = [
-        f"{file} carries {name}={got.get(name)!r}, wanted {wanted!r}"
-        for file, got in ((file, read_identity(file)) for file in files)
-        for name, wanted in spec.identity().items()
-        if got.get(name) != wanted
-    ]
+    """Read both files of a part; if one of them is damaged, the part counts as empty."""
+    schemas = {part.url(url): spec.schema(), part.quarantine_url(url): spec.quarantine_schema()}
+    problems: list[str] = []
+    table, quarantine = (_read_sound(file, schema, problems=problems) for file, schema in schemas.items())
+    if table is None or quarantine is None:
+        return _PartFacts(embedded=[], rejected=[], reasons=[], num_bytes=0, problems=problems)
     embedded, rejected = table.column("uid").to_pylist(), quarantine.column("uid").to_pylist()
     wanted = manifest.table.column("uid").slice(part.start, len(part)).to_pylist()
     both = set(embedded) | set(rejected)
@@ -107,14 +103,45 @@ def _inspect(url: str, part: Part, *, spec: CorpusSpec, manifest: Manifest) -> _
         embedded=embedded,
         rejected=rejected,
         reasons=quarantine.column("reason").to_pylist(),
-        num_bytes=sum(storage.size(file) for file in files),
+        num_bytes=sum(storage.size(file) for file in schemas),
         problems=problems,
     )
 
 
+def _read_sound(file: str, schema: pa.Schema, *, problems: list[str]) -> pa.Table | None:
+    """The table of a file, or None if it cannot be used. What is wrong is added to ``problems``."""
+    try:
+        table = read_table(file)
+        table.validate(full=True)
+    except FileNotFoundError:
+        problems.append(f"{file} is missing")
+        return None
+    except (ConnectionError, TimeoutError):
+        raise  # an outage is no damage
+    except (pa.ArrowException, OSError) as error:
+        problems.append(f"{file} cannot be read: {type(error).__name__}: {str(error)[:200]}")
+        return None
+    if not table.schema.equals(schema):
+        got, wanted = (", ".join(f"{field.name} {field.type}" for field in each) for each in (table.schema, schema))
+        problems.append(f"{file} has the columns {got}; wanted {wanted}")
+        return None
+    if empty := [name for name in table.column_names if table.column(name).null_count]:
+        problems.append(f"{file} has rows without {empty[0]}")
+        return None
+    got = table.schema.metadata or {}
+    problems += [
+        f"{file} carries {_shown(name)}={_shown(got.get(name, b''))!r}, wanted {_shown(wanted)!r}"
+        for name, wanted in schema.metadata.items()
+        if got.get(name) != wanted
+    ]
+    return table
+
+
+def _shown(metadata: bytes) -> str:
+    return metadata.decode(errors="replace").removeprefix(METADATA_PREFIX)
+
+
 def _vector_problems(vector_BD: np.ndarray, where: str, *, spec: CorpusSpec) -> list[str]:
-    if len(vector_BD) and vector_BD.shape[1] != spec.dim:
-        return [f"{where}: width {vector_BD.shape[1]}, wanted {spec.dim}"]
     if not np.isfinite(vector_BD).all():
         return [f"{where}: NaN or inf"]
     if where.endswith("pseudo_query"):

@@ -1,13 +1,7 @@
-"""The first steps of the demo in small, by the jobs themselves: videos, shards, manifests, a model."""
+"""The first steps of the demo in small, by the jobs themselves: videos, shards, manifests."""
 
 from pathlib import Path
 
-import torch
-
-from fpig_core.backbone import Backbone
-from fpig_core.bundle import save_bundle
-from fpig_core.fpig import FPig, FPigConfig
-from fpig_core.preprocess import Preprocess
 from jobs import index_shards, make_synthetic, write_shards
 
 
@@ -21,10 +15,3 @@ def make_shards(folder: Path, url: str, *, train: int = 1, val: int = 1, test: i
     videos, captions = str(folder / "videos"), str(folder / "captions.csv")
     write_shards.main(write_shards.Args(videos=videos, captions=captions, out=url))
     index_shards.main(index_shards.Args(root=url))
-
-
-def make_model(folder: Path) -> str:
-    """A tiny F-Pig with random weights -> its ``model_id``."""
-    torch.manual_seed(0)
-    preprocess = Preprocess(num_frames=3, size=32)
-    return save_bundle(folder, FPig(FPigConfig(backbone=Backbone(name="tiny"), preprocess=preprocess, num_selected=4)))

@@ -7,7 +7,8 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from cluster.mlflow_sink import MlflowSink, patience, redact
+from cluster.mlflow_sink import MlflowSink, patience
+from cluster.redact import redact
 from cluster.spool import Spool
 from cluster.tracking import MlflowTracker, TrackerSpec, clean_key, flatten, open_tracker, resolve_model_uri
 from fpig_core.bundle import bundle_id

@@ -55,17 +55,6 @@ def test_a_damaged_set_is_over_budget(world, tmp_path, budget, exit_code):
     assert "cut_member" in report.summary["train: shard-000000.tar"]
 
 
-@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.25", 0.25), ("100%", 1.0), ("0", 0.0)])
-def test_shares_are_read(text, share):
-    assert index_shards.parse_share(text) == pytest.approx(share)
-
-
-@pytest.mark.parametrize("text", ["", "x", "101%", "-1", "nan"])
-def test_other_shares_are_refused(text):
-    with pytest.raises(ValueError, match="wanted a share"):
-        index_shards.parse_share(text)
-
-
 @pytest.mark.parametrize("job", ["make_synthetic", "write_shards", "index_shards"])
 def test_help_shows_an_example(job):
     result = subprocess.run([sys.executable, "-m", f"jobs.{job}", "--help"], capture_output=True, text=True, timeout=60)

@@ -9,22 +9,11 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import DONE, OVER_BUDGET
-from jobs.embed_corpus import Args, main, parse_fraction
+from jobs.embed_corpus import Args, main
 from jobs.verify_corpus import Args as VerifyArgs
 from jobs.verify_corpus import main as verify
 from pipelines import storage
 from tests.worlds import write_model, write_shards
-
-
-@pytest.mark.parametrize(("text", "value"), [("0.1%", 0.001), ("0.001", 0.001), ("0", 0), ("100%", 1)])
-def test_budgets_are_percentages_or_fractions(text, value):
-    assert parse_fraction(text) == pytest.approx(value)
-
-
-@pytest.mark.parametrize("text", ["", "5", "-1%", "101%", "few", "nan"])
-def test_other_budgets_are_refused(text):
-    with pytest.raises(ValueError, match=r"wanted a percentage"):
-        parse_fraction(text)
 
 
 def args_for(root, **changes):

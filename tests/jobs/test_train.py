@@ -43,11 +43,12 @@ def args(world: Path, runs: Path, *more: str) -> train.Args:
     ("wrong", "message"),
     [
         (["--global-batch", "5"], "global_batch=5 does not divide over num_workers=2; use 4 or 6"),
-        (["--data.train", "nowhere"], "python -m jobs.index_shards nowhere"),
+        (["--data.train", "nowhere"], "nowhere/manifest.parquet; run: python -m jobs.index_shards"),
         (["--model.backbone.pretrained", "nofile.pt"], "neither a file nor a tag of tiny"),
         (["--model.backbone.name", "RN50"], "wanted open_clip's plain VisionTransformer"),
         (["--model.preprocess.size", "224"], "use preprocess.size=32"),
         (["--placement.storage", "ftp://host/runs"], "ftp"),
+        (["--placement.storage", "/proc/nowhere"], "cannot write to /proc/nowhere"),
     ],
 )
 def test_a_wrong_request_ends_before_anything_starts(world, tmp_path, monkeypatch, wrong, message) -> None:
@@ -84,12 +85,14 @@ def test_a_folder_belongs_to_one_experiment(world, tmp_path) -> None:
         "train": load_manifest(str(world / "train")),
         "val": load_manifest(str(world / "val")),
     }
-    plan = train.make_plan(first.experiment, manifests)
-    train.claim_run(str(tmp_path / "run"), first.experiment, plan)
-    train.claim_run(str(tmp_path / "run"), first.experiment, plan)
+    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
+    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
     other = dataclasses.replace(first.experiment, epochs=13)
     with pytest.raises(ValueError, match=r'"epochs": 13.*use another --name'):
-        train.claim_run(str(tmp_path / "run"), other, plan)
+        train.claim_run(str(tmp_path / "run"), other, manifests)
+    grown: dict[Phase, Manifest] = {**manifests, "val": dataclasses.replace(manifests["val"], digest="another")}
+    with pytest.raises(ValueError, match=r'"val_manifest": "another".*use another --name'):
+        train.claim_run(str(tmp_path / "run"), first.experiment, grown)
 
 
 def start(recipe: str, *more: str) -> subprocess.Popen[str]:
@@ -106,7 +109,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, tmp_path) -> None:
-    pace = ["--epochs", "4", "--monitor.checkpoint-every", "2", "--monitor.log-every", "1"]
+    pace = ["--epochs", "4", "--monitor.checkpoint-every", "2", "--monitor.log-every", "1", "--max-rejected", "10%"]
     for folder in ("whole", "killed"):
         process = start("demo", *options(world, tmp_path / folder), *SIZES, *RANDOM_WEIGHTS, *pace)
         if folder == "killed":
@@ -132,7 +135,7 @@ def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, tmp_path) 
 @pytest.mark.timeout(900)
 def test_the_full_size_recipe_starts_with_random_weights(world, tmp_path) -> None:
     places = ["--placement.num-workers", "1", "--placement.device", "cpu", "--placement.decode-cpus", "1"]
-    size = ["--global-batch", "4", "--epochs", "1", "--monitor.log-every", "1"]
+    size = ["--global-batch", "4", "--epochs", "1", "--monitor.log-every", "1", "--max-rejected", "10%"]
     output = finish(start("msrvtt-fpig-b32", *options(world, tmp_path), *RANDOM_WEIGHTS, *places, *size))
     assert "Starting" in output
     record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())

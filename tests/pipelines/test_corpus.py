@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import storage
@@ -140,7 +141,14 @@ def test_what_is_missing_is_what_was_not_written(manifest, tmp_path):
 
 @pytest.mark.parametrize("committed", [True, False])
 @pytest.mark.parametrize(
-    "change", [{"model_id": "other"}, {"manifest_digest": "other"}, {"part_rows": 5}, {"dtype": "float32"}]
+    "change",
+    [
+        {"model_id": "other"},
+        {"manifest_digest": "other"},
+        {"part_rows": 5},
+        {"dtype": "float32"},
+        {"precision": "bf16"},
+    ],
 )
 def test_another_kind_of_corpus_is_refused(manifest, tmp_path, change, committed):
     url, spec = str(tmp_path), make_spec(manifest)
@@ -189,9 +197,49 @@ def _damage_metadata(url, spec, manifest, parts):
     )
 
 
+def _damage_truncated(url, spec, manifest, parts):
+    file = Path(parts[0].url(url))
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def _damage_bytes(url, spec, manifest, parts):
+    """Inside the compressed columns, where the file's footer still looks sound."""
+    file = Path(parts[0].url(url))
+    data = bytearray(file.read_bytes())
+    data[4:200] = bytes(196)
+    file.write_bytes(data)
+
+
+def _damage_quarantine(url, spec, manifest, parts):
+    Path(parts[1].quarantine_url(url)).write_bytes(b"")
+
+
+def _damage_column(url, spec, manifest, parts):
+    file = parts[0].url(url)
+    pq.write_table(read_table(file).drop_columns(["uid"]), file)
+
+
+def _damage_width(url, spec, manifest, parts):
+    wide = make_spec(manifest, dim=DIM + 1)
+    vectors = {"vector": np.ones((3, DIM + 1))}
+    storage.write_bytes(parts[0].url(url), part_bytes(wide, manifest.table.slice(1, 3), vectors))
+
+
+def _damage_null(url, spec, manifest, parts):
+    file = parts[0].quarantine_url(url)
+    table = read_table(file)
+    pq.write_table(table.set_column(0, "uid", pa.nulls(len(table), pa.string())), file)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_damage_truncated, "cannot be read"),
+        (_damage_bytes, "cannot be read"),
+        (_damage_quarantine, "cannot be read"),
+        (_damage_column, "has the columns video_id"),
+        (_damage_width, "has the columns uid"),
+        (_damage_null, "rows without uid"),
         (_damage_nan, "NaN"),
         (_damage_norm, "norm is off 1"),
         (_damage_lost_row, "neither embedded nor rejected"),

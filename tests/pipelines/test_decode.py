@@ -6,13 +6,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.error import InvalidDataError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from fpig_core.frames import jittered_indices, uniform_indices
 from fpig_core.preprocess import Preprocess
-from pipelines.decode import DEMUXERS, DecodeLimits, decode_frames
+from pipelines import decode
+from pipelines.decode import DEMUXERS, decode_frames, decode_sample
+from pipelines.limits import VideoLimits
 from pipelines.manifest import VIDEO_SUFFIXES
 from pipelines.quarantine import SampleError
 from tests.pipelines.videos import all_frames, make_video
@@ -102,6 +105,28 @@ def test_cut_videos_are_told():
     assert code_of(mkv[:200], suffix="mkv") in ("bad_container", "no_stream", "no_frames")
 
 
+@pytest.mark.parametrize("codec", [b"encv", b"zzzz"])
+def test_a_stream_that_nothing_can_decode_is_told(codec):
+    assert code_of(DATA.replace(b"avc1", codec)) == "no_decoder"
+
+
+@pytest.mark.parametrize("error", [ValueError("no such format"), MemoryError(), InvalidDataError(1, "bad")])
+def test_frames_that_cannot_be_converted_are_told(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(decode, "_to_model_size", fail)
+    assert code_of(DATA) == "bad_stream"
+
+
+def test_a_sample_is_decoded_by_its_row_or_keeps_its_error():
+    record = {"video_suffix": "mp4", "start_s": 1.0, "end_s": 2.0}
+    wanted = decode_frames(DATA, suffix="mp4", preprocess=SMALL, start_s=1.0, end_s=2.0)
+    np.testing.assert_array_equal(decode_sample(record, DATA, preprocess=SMALL), wanted)
+    with pytest.raises(SampleError, match="short_read"):
+        decode_sample(record, SampleError("short_read"), preprocess=SMALL)
+
+
 def test_a_video_whose_data_ends_before_its_index_is_told():
     buffer = io.BytesIO(DATA)
     moov = buffer.getvalue().index(b"moov") - 4
@@ -138,10 +163,10 @@ def test_a_sound_track_alone_is_told():
 @pytest.mark.parametrize(
     "limits",
     [
-        DecodeLimits(max_bytes=100),
-        DecodeLimits(max_pixels=64 * 48 - 1),
-        DecodeLimits(max_frames=29),
-        DecodeLimits(max_seconds=2.0),
+        VideoLimits(max_bytes=100),
+        VideoLimits(max_pixels=64 * 48 - 1),
+        VideoLimits(max_frames=29),
+        VideoLimits(max_seconds=2.0),
     ],
 )
 def test_limits_hold(limits):
@@ -167,7 +192,18 @@ def test_shortest_crops_the_centre(height, width):
     image = Image.fromarray(all_frames(data)[0][0])
     image = image.resize((24 * width // short, 24 * height // short), Image.Resampling.BICUBIC)
     left, top = (image.width - 24) // 2, (image.height - 24) // 2
-    np.testing.assert_array_equal(got[0], np.asarray(image)[top : top + 24, left : left + 24].transpose(2, 0, 1))
+    wanted = np.asarray(image)[top : top + 24, left : left + 24].transpose(2, 0, 1)
+    assert np.abs(got[0].astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_very_long_picture_costs_no_more_than_its_crop(turned):
+    """Resized as a whole it would have 224 × 224 000 000 pixels."""
+    picture = np.arange(1_000_000).repeat(3).reshape(-1, 1, 3).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture.swapaxes(0, 1) if turned else picture, format="rgb24")
+    got = decode._to_model_size(frame, Preprocess(size=224, resize_mode="shortest"))
+    assert got.shape == (3, 224, 224)
+    assert set(np.unique(got)) <= set(range(1_000_000 // 2 % 256 - 4, 1_000_000 // 2 % 256 + 4))
 
 
 def test_errors_cross_processes():

@@ -21,6 +21,7 @@ from fpig_core.bundle import load_bundle
 from pipelines.corpus import read_corpus
 from pipelines.decode import decode_frames
 from pipelines.embed import EmbedSettings, build_stream, committed, embed_parts, finish_embedding, plan_embedding
+from pipelines.encode import EncodeVideos
 from pipelines.manifest import load_manifest
 from pipelines.parts import read_table
 from pipelines.verify import verify_corpus
@@ -166,6 +167,39 @@ def test_a_corpus_of_another_model_is_refused(world, undisturbed, tmp_path):
     manifest = load_manifest(str(world / "shards"))
     with pytest.raises(ValueError, match=r"was made with model_id=.* give another output folder"):
         plan_embedding(manifest, model_url=str(tmp_path / "other"), out_url=str(undisturbed), settings=SETTINGS)
+
+
+def test_auto_precision_goes_by_the_device():
+    assert EmbedSettings().model_precision == "fp32"
+    assert EmbedSettings(gpus_per_actor=0.5).model_precision == "bf16"
+    assert EmbedSettings(gpus_per_actor=1, precision="fp32").model_precision == "fp32"
+
+
+def test_a_corpus_begun_on_cpus_is_not_finished_in_half_precision(world, undisturbed):
+    gpu = dataclasses.replace(SETTINGS, gpus_per_actor=1.0)
+    with pytest.raises(ValueError, match=r"was made with precision='fp32', this request has precision='bf16'; give"):
+        plan_for(world, undisturbed, gpu)
+    assert plan_for(world, undisturbed, dataclasses.replace(gpu, precision="fp32")).missing == []
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_model_computes_in_the_precision_of_the_corpus(world, tmp_path, precision, dtype):
+    plan = plan_for(world, tmp_path, dataclasses.replace(SETTINGS, precision=precision))
+    encode = EncodeVideos(plan.model_url, plan.spec, 2, use_gpu=False)
+    seen, model = set(), load_bundle(world / "model").model
+    frames = np.stack([decode_frames(video_bytes(n), suffix="mp4", preprocess=PREPROCESS) for n in range(2)])
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _, out: seen.add(out.dtype) if isinstance(module, torch.nn.Linear) else None
+    )
+    with hook:
+        got = encode(
+            {"row": np.arange(2), "reason": np.array(["", ""]), "detail": np.array(["", ""]), "frames": frames}
+        )
+    assert dtype in seen
+    with torch.inference_mode():
+        exact = model.encode_video(torch.from_numpy(frames)).fused_BD.numpy()
+    error = np.abs(got["vector"] - exact).max()
+    assert error < 1e-5 if precision == "fp32" else 1e-5 < error < 0.05
 
 
 def test_settings_that_cannot_work_are_refused():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipelines import storage
 from pipelines.indexing import index_shards
+from pipelines.limits import VideoLimits
 from pipelines.manifest import load_manifest
 from pipelines.quarantine import SampleError
 from pipelines.reader import merge_ranges, read_videos
@@ -71,6 +72,22 @@ def test_changed_cut_and_missing_shards_are_told_sample_by_sample(shard_set, tmp
         *["ok", "ok", "ok", "empty_video", "ok", "short_read", "short_read", "short_read"],
         *["missing_shard"] * 8,
     ]
+
+
+def test_what_is_too_large_is_not_read(shard_set, monkeypatch):
+    manifest, videos = shard_set
+    num_bytes, read, limit = [], storage.read_bytes, 2500
+
+    def count(url, *, start, length):
+        num_bytes.append(length)
+        return read(url, start=start, length=length)
+
+    monkeypatch.setattr(storage, "read_bytes", count)
+    results = read_videos(manifest, range(24), max_gap_bytes=0, max_range_bytes=1, limits=VideoLimits(max_bytes=limit))
+    wanted = ["empty_video" if v is None else "too_large" if len(v) > limit else "ok" for v in videos]
+    assert "too_large" in wanted
+    assert codes(results) == wanted
+    assert sorted(num_bytes) == sorted(len(v) for v in videos if v and len(v) <= limit)
 
 
 def test_an_outage_rejects_no_sample(shard_set, monkeypatch):
