@@ -1,6 +1,7 @@
 """Inputs made on the spot: H.264 clips, and shards of any size whose videos are random bytes."""
 
 import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from pipelines.shards import shard_name, tar_bytes
+from pipelines.shards import shard_name
 
 
 def make_clip(*, gop: int, num_frames: int = 250, fps: int = 25, width: int = 320, height: int = 240) -> bytes:
@@ -35,8 +36,9 @@ def write_random_shards(folder: Path, *, num_shards: int, videos_per_shard: int,
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for shard in range(num_shards):
-        samples = [
-            {"__key__": f"{shard * videos_per_shard + i:09d}", "mp4": rng.bytes(video_bytes), "json": b"{}"}
-            for i in range(videos_per_shard)
-        ]
-        (folder / shard_name(shard)).write_bytes(tar_bytes(samples))
+        with tarfile.open(folder / shard_name(shard), "w") as tar:
+            for number in range(shard * videos_per_shard, (shard + 1) * videos_per_shard):
+                for suffix, data in (("mp4", rng.bytes(video_bytes)), ("json", b"{}")):
+                    member = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
