@@ -160,6 +160,8 @@ def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Pl
 def claim_run(run_url: str, experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> None:
     """Tie a run's folder to one experiment, and keep the resolved settings there.
 
+    A folder without results is free: a start that failed, for want of nodes say, holds nobody to its settings.
+
     Raises:
         ValueError: the folder belongs to another experiment, or cannot be written.
     """
@@ -168,7 +170,8 @@ def claim_run(run_url: str, experiment: Experiment, manifests: Mapping[Phase, Ma
     text = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
     url = storage.join(run_url, "experiment.json")
     storage.require_writable(run_url)
-    if not storage.exists(url):
+    has_results = any(storage.list_files(storage.join(run_url, folder)) for folder in ("checkpoints", "best"))
+    if not has_results or not storage.exists(url):
         storage.write_bytes(url, text.encode())
     elif (known := storage.read_bytes(url).decode()) != text:
         differing = [new for old, new in zip(known.splitlines(), text.splitlines(), strict=False) if old != new]

@@ -79,7 +79,7 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
         train.read_args(["nope"])
 
 
-def test_a_folder_belongs_to_one_experiment(world, tmp_path) -> None:
+def test_a_folder_with_results_belongs_to_one_experiment(world, tmp_path) -> None:
     first = args(world, tmp_path)
     manifests: dict[Phase, Manifest] = {
         "train": load_manifest(str(world / "train")),
@@ -88,6 +88,11 @@ def test_a_folder_belongs_to_one_experiment(world, tmp_path) -> None:
     train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
     train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
     other = dataclasses.replace(first.experiment, epochs=13)
+    train.claim_run(str(tmp_path / "run"), other, manifests)
+    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "a file").touch()
+    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
     with pytest.raises(ValueError, match=r'"epochs": 13.*use another --name'):
         train.claim_run(str(tmp_path / "run"), other, manifests)
     grown: dict[Phase, Manifest] = {**manifests, "val": dataclasses.replace(manifests["val"], digest="another")}
