@@ -17,7 +17,7 @@ from pipelines.manifest import Manifest, load_manifest
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
 
-EXAMPLE = "python -m jobs.draw_tokens --model runs/demo/model --manifest runs/demo/shards/test --out tokens.png"
+EXAMPLE = "python -m jobs.draw_tokens --model runs/demo/train/model --manifest runs/demo/shards/test --out tokens.png"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ import dataclasses
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
+import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.session import connect, require_resources
@@ -21,7 +22,9 @@ from pipelines.manifest import load_manifest
 from pipelines.parts import PartCount
 from pipelines.places import absolute
 
-EXAMPLE = "python -m jobs.embed_corpus --model runs/demo/model --manifest runs/demo/shards/test --out runs/demo/corpus"
+EXAMPLE = (
+    "python -m jobs.embed_corpus --model runs/demo/train/model --manifest runs/demo/shards/test --out runs/demo/corpus"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,22 +39,7 @@ class Args:
     """Folder or URL of the corpus."""
     max_rejected: str = "1%"
     """Error budget: with a larger part of the videos rejected, the job ends with exit code 3."""
-    part_rows: int = 256
-    """Manifest rows in one output file."""
-    batch_size: int = 32
-    """Videos that go through the model at once."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What the model computes in; auto is bf16 on GPUs and fp32 on CPUs."""
-    dtype: Literal["float16", "float32"] = "float16"
-    """Precision of the stored vectors."""
-    extra_columns: tuple[str, ...] = ()
-    """Further vectors to store: vector_unfused, pseudo_query."""
-    num_actors: int = 1
-    """Copies of the model that work at the same time."""
-    gpus_per_actor: float = 0.0
-    """GPUs of each copy; 0 runs on the CPU."""
-    cpus_per_actor: float = 2.0
-    """CPUs of each copy."""
+    settings: Annotated[EmbedSettings, tyro.conf.arg(name="")] = EmbedSettings()
     wait_for_nodes_s: float = 0.0
     """How long an autoscaling cluster may take to start the nodes that are needed."""
     tracking: str = "sqlite:///runs/mlflow.db"
@@ -59,13 +47,9 @@ class Args:
     json: str = ""
     """Write the result to this file."""
 
-    def settings(self) -> EmbedSettings:
-        names = {field.name for field in dataclasses.fields(EmbedSettings)}
-        return EmbedSettings(**{name: value for name, value in vars(self).items() if name in names})
-
 
 def main(args: Args) -> Report:
-    settings, budget = args.settings(), parse_fraction(args.max_rejected)
+    settings, budget = args.settings, parse_fraction(args.max_rejected)
     manifest = load_manifest(args.manifest)
     with model_folder(args.model, tracking=args.tracking) as folder:
         origin = read_origin(folder)

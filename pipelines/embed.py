@@ -29,20 +29,26 @@ from pipelines.places import absolute, local_bundle
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedSettings:
-    """Where and how to embed. ``batch_size`` videos go through the model at once; it divides ``part_rows``, so that a
-    part's vectors do not depend on which other parts were missing. The model computes in ``precision``: ``auto`` is
-    bf16 on GPUs and fp32 on CPUs.
-    """
+    """Where and how to embed."""
 
     part_rows: int = 256
+    """Manifest rows in one output file."""
     batch_size: int = 32
+    """Videos that go through the model at once; it must divide part_rows."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the model computes in; auto is bf16 on GPUs and fp32 on CPUs."""
     dtype: Literal["float16", "float32"] = "float16"
+    """Precision of the stored vectors."""
     extra_columns: tuple[str, ...] = ()
+    """Further vectors to store: vector_unfused, pseudo_query."""
     num_actors: int = 1
+    """Copies of the model that work at the same time."""
     gpus_per_actor: float = 0.0
+    """GPUs of each copy; 0 runs on the CPU."""
     cpus_per_actor: float = 2.0
+    """CPUs of each copy."""
     cpus_per_decoder: float = 1.0
+    """CPUs of each decoding task."""
 
     def __post_init__(self) -> None:
         if self.num_actors < 1 or self.batch_size < 1 or self.part_rows < 1:
@@ -50,6 +56,7 @@ class EmbedSettings:
                 f"got num_actors={self.num_actors}, batch_size={self.batch_size}, part_rows={self.part_rows}; "
                 "all must be at least 1"
             )
+        # Otherwise the vectors of a part would depend on which other parts were missing.
         if self.part_rows % self.batch_size:
             raise ValueError(
                 f"part_rows={self.part_rows} is not a multiple of batch_size={self.batch_size}; "

@@ -13,6 +13,7 @@ from jobs.embed_corpus import Args, main
 from jobs.verify_corpus import Args as VerifyArgs
 from jobs.verify_corpus import main as verify
 from pipelines import storage
+from pipelines.embed import EmbedSettings
 from tests.worlds import write_model, write_shards
 
 
@@ -21,8 +22,7 @@ def args_for(root, **changes):
         model=str(root / "model"),
         manifest=str(root / "shards"),
         out=str(root / "corpus"),
-        part_rows=8,
-        batch_size=8,
+        settings=EmbedSettings(part_rows=8, batch_size=8),
         tracking="none",
     )
     return dataclasses.replace(args, **changes)
@@ -53,7 +53,7 @@ def test_requests_that_cannot_work_stop_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         main(args_for(tmp_path, model=str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match="multiple of batch_size"):
-        main(args_for(tmp_path, part_rows=9))
+        EmbedSettings(part_rows=9, batch_size=8)
     assert not (tmp_path / "corpus").exists()
 
 
@@ -61,7 +61,7 @@ def test_more_than_the_cluster_has_is_refused_instead_of_waited_for(ray_local, t
     write_model(tmp_path / "model")
     write_shards(tmp_path / "shards", 1)
     with pytest.raises(ValueError, match="embedding wants 201 CPUs"):
-        main(args_for(tmp_path, num_actors=100))
+        main(args_for(tmp_path, settings=EmbedSettings(num_actors=100)))
 
 
 @pytest.mark.slow
