@@ -46,8 +46,8 @@ class _ForwardReports(UserCallback):
 
 
 def _train_worker(config: dict[str, TrainTask]) -> None:
-    # Ray Data's logging in this process would let Ray Train's notes about every report through.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Ray Train's note about every report goes to the root logger, past the level that its own setting asks for.
+    logging.getLogger().setLevel(logging.WARNING)
     # DeepSpeed takes seconds to import, and only the workers need it.
     from cluster.worker import TrainWorker
 

@@ -65,6 +65,8 @@ class TrainWorker:
             batch += 1
             if self._wants_checkpoint(batch):
                 self._save(batch)
+        if batch not in (-1, self.schedule.num_batches):
+            raise RuntimeError(f"the stream ended before batch {batch} of {self.schedule.num_batches}")
 
     def _check_place(self, block: dict[str, Any], batch: int) -> None:
         """A lost row or a block out of turn would mix the batches silently."""

@@ -51,7 +51,7 @@ def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset"
     blocks_per_batch = schedule.global_batch // source.block_rows
     first_block = first_batch * blocks_per_batch
     num_blocks = schedule.num_batches * blocks_per_batch - first_block
-    dataset = ray.data.range(num_blocks, override_num_blocks=min(num_blocks, 8))
+    dataset = ray.data.range(num_blocks, override_num_blocks=max(1, min(num_blocks, 8)))
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
     # The driver draws the progress of the run; Ray's dashboard still shows every operator.

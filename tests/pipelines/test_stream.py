@@ -69,6 +69,7 @@ def test_workers_receive_the_batches_of_the_plan_in_order(source, num_workers) -
 def test_starting_later_is_skipping_what_came_before(source) -> None:
     whole, rest = received(source, 2), received(source, 2, first_batch=3)
     assert [blocks[3:] for blocks in whole] == rest
+    assert received(source, 2, first_batch=source.plan.schedule.num_batches) == [[], []]
 
 
 def test_what_cannot_be_used_keeps_its_slot(source) -> None:
