@@ -27,8 +27,7 @@ class RetrievalModel(PythonModel):
     def load_context(self, context: Any) -> None:
         self._bundle = load_bundle(context.artifacts["bundle"])
 
-    # MLflow reads a type of model_input as the schema of its rows, and warns of one that it cannot check.
-    def predict(self, context, model_input, params: dict[str, Any] | None = None) -> np.ndarray:
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
         entrance = (params or {}).get("encode", "text")
         if entrance == "text":
             return self._encode(queries_of(model_input), self._encode_text)

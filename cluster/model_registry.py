@@ -18,7 +18,6 @@ from mlflow.pyfunc import FLAVOR_NAME, save_model
 from mlflow.types import ParamSchema, ParamSpec
 
 import fpig_core
-from cluster import model_code
 from cluster.mlflow_sink import REQUEST_S, TRANSFER_S, MlflowSink, patience, translated_errors
 from cluster.redact import redact
 from cluster.shipper import UnavailableError
@@ -60,7 +59,8 @@ def _save(local: Path, bundle_folder: Path, card: Model, *, model_id: str) -> No
         warnings.simplefilter("ignore", UserWarning)
         save_model(
             local,
-            python_model=Path(model_code.__file__),
+            # By path: MLflow checks the class, and advises, whenever the module is imported.
+            python_model=Path(__file__).with_name("model_code.py"),
             artifacts={"bundle": str(bundle_folder.resolve())},
             code_paths=[str(Path(fpig_core.__file__).parent)],
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
