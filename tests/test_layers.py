@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from importlinter.cli import lint_imports
+from tests.servers import BIN
 
 ROOT = Path(__file__).parent.parent
 MAX_LINES = 300
@@ -36,9 +36,10 @@ def readme_tree() -> list[str]:
     return paths
 
 
-def test_import_contracts_hold(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert lint_imports(no_cache=True) == 0
+def test_import_contracts_hold():
+    # In a process of its own: import-linter sets up logging anew and silences the loggers it finds.
+    done = subprocess.run([BIN / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_files_are_short():
