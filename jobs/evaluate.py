@@ -19,6 +19,7 @@ from fpig_core.index import ExactIndex
 from fpig_core.metrics import retrieval_metrics, targets_by_id
 from jobs.cli import Report, launch
 from jobs.models import encode_queries, load_manifest_of, load_model_of
+from jobs.tracking import spool_folder
 from pipelines import storage
 from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
 from pipelines.manifest import Manifest
@@ -123,8 +124,8 @@ def open_run(args: Args, result: dict[str, Any]) -> Tracker:
     """One MLflow run per corpus and kind of evaluation."""
     identity = [args.tracking, args.corpus, args.queries, args.column, result["model_id"], result["manifest_digest"]]
     digest = hashlib.sha256(json.dumps(["evaluate", *identity]).encode()).hexdigest()[:16]
-    spool_dir = str(Path("runs") / ".spool" / digest)
-    return open_tracker(TrackerSpec(uri=args.tracking, run_name=f"evaluate-{result['split']}", spool_dir=spool_dir))
+    name, spool_dir = f"evaluate-{result['split']}", str(spool_folder(digest))
+    return open_tracker(TrackerSpec(uri=args.tracking, run_name=name, spool_dir=spool_dir))
 
 
 def log_result(tracker: Tracker, result: dict[str, Any]) -> None:
