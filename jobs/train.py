@@ -12,6 +12,7 @@ import ray
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cluster.checkpoints import Marker
 from cluster.placement import Placement
 from cluster.session import connect
 from cluster.task import Monitor, TrainTask
@@ -96,7 +97,8 @@ def main(args: Args) -> Report:
         print(f"{task.run_url} is finished; nothing to do")
         deliver_waiting(task.run_url, tracking=args.tracking, name=args.name)
         return summarise(args, task)
-    announce_start(task)
+    marker = find_resume_point(task)
+    announce_start(task, marker)
     connect(dashboard=True)
     source = StreamSource(
         plan=plan,
@@ -109,7 +111,8 @@ def main(args: Args) -> Report:
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
         for phase, manifest in manifests.items():
             tracker.log_input(phase, source=manifest.root, digest=manifest.digest)
-        train(task, source, tracker)
+        if not (marker and marker.batch == task.schedule.num_batches):
+            train(task, source, tracker, done=task.schedule.steps_before(marker.batch) if marker else 0)
         publish(task, tracker)
     return summarise(args, task)
 
@@ -181,8 +184,7 @@ def claim_run(run_url: str, experiment: Experiment, manifests: Mapping[Phase, Ma
         )
 
 
-def announce_start(task: TrainTask) -> None:
-    marker = find_resume_point(task)
+def announce_start(task: TrainTask, marker: Marker | None) -> None:
     if marker:
         place = task.schedule.place(marker.batch)
         step = task.schedule.steps_before(marker.batch)
@@ -191,19 +193,15 @@ def announce_start(task: TrainTask) -> None:
         print(f"Starting {task.run_url}: {task.schedule.num_steps} steps, {task.schedule.epochs} epochs")
 
 
-def train(task: TrainTask, source: StreamSource, tracker: Tracker) -> None:
-    """Train to the end of the schedule; the samples that had to be left out go to ``RUN/rejected.jsonl``, each once."""
-    marker = find_resume_point(task)
-    first_step = task.schedule.steps_before(marker.batch) if marker else 0
-    if first_step == task.schedule.num_steps and marker and marker.batch == task.schedule.num_batches:
-        return
+def train(task: TrainTask, source: StreamSource, tracker: Tracker, *, done: int) -> None:
+    """Train from the ``done``-th step to the end; samples left out go to ``RUN/rejected.jsonl``, each once."""
     rejected_url = storage.join(task.run_url, REJECTED)
     known = storage.read_bytes(rejected_url).decode().splitlines() if storage.exists(rejected_url) else []
     rejected = {sample["uid"]: sample for sample in map(json.loads, known)}
     logged = {kind: tracker.last_step(kind) for kind in ("loss", "val_t2v_r1")}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), refresh_per_second=2) as progress:
-        bar = progress.add_task("steps", total=task.schedule.num_steps, completed=first_step, note="starting workers")
+        bar = progress.add_task("steps", total=task.schedule.num_steps, completed=done, note="starting workers")
         notes: dict[str, float] = {}
 
         def on_report(step: int, metrics: dict[str, float], samples: list[dict[str, str]]) -> None:
