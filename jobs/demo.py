@@ -37,7 +37,6 @@ class Stage(NamedTuple):
 
     name: str
     command: str
-    writes_json: bool = True
 
 
 STAGES = (
