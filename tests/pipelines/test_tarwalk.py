@@ -75,7 +75,8 @@ def test_noise_never_escapes_as_another_error(members, at, noise):
     data = bytearray(make_tar(members))
     at %= len(data)
     data[at : at + len(noise)] = noise
-    walk_all(bytes(data))
+    found, _ = walk_all(bytes(data))
+    assert all(bytes(data[offset : offset + size]) == content for _, offset, size, content in found)
 
 
 @given(data=st.binary(max_size=2000))
