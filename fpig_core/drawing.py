@@ -1,7 +1,5 @@
 """Pictures of what the token selector kept: a contact sheet with one row per video."""
 
-# ruff: noqa: N815 — fields carry their shape in capitals, as all tensors do
-
 import math
 import textwrap
 from collections.abc import Sequence

@@ -4,22 +4,21 @@ Video → tokens (``vip``) → the most telling patches (``selector``) → pseud
 (``interaction``). Retrieval is the cosine of text vector and fused vector: one vector a video.
 """
 
-# ruff: noqa: N815 — fields carry their shape in capitals, as all tensors do
-
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from fpig_core.backbone import Backbone, TextTower, build_clip, settle
 from fpig_core.generator import PseudoQueryGenerator
 from fpig_core.interaction import PseudoInteraction
-from fpig_core.losses import Gather, at_least_float32, contrastive, identity, reconstruction
-from fpig_core.normalise import normalise
+from fpig_core.losses import contrastive, reconstruction
+from fpig_core.normalise import normalise, unit
 from fpig_core.preprocess import Preprocess
+from fpig_core.rows import Noise, Rows, at_least_float32
 from fpig_core.selector import Selection, select_tokens
 from fpig_core.vip import VipEncoder
 
@@ -33,6 +32,7 @@ class FPigConfig:
     ``added_cls_init="cls"`` starts the added tokens from CLIP's class embedding, far better than ``normal`` before
     training. ``residual`` adds the CLS vector to the fused one, both at unit length: ``add`` evenly,
     ``learned_mix`` by a learned share. ``interaction_query="cls"`` lets CLS ask instead of the pseudo-query (ablation).
+    ``stage="generator"`` trains the generator alone, with the reconstruction loss, and validates the pseudo-query.
     """
 
     backbone: Backbone = Backbone()
@@ -51,6 +51,7 @@ class FPigConfig:
     detach_target: bool = False
     recon_weight: float = 1.0
     logit_scale_init: float = 4.60
+    stage: Literal["retrieval", "generator"] = "retrieval"
 
     def __post_init__(self) -> None:
         if self.num_selected < 1 or self.num_added_cls < 0:
@@ -77,12 +78,11 @@ class VideoFeatures(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What a loss needs: L2-normalised texts and videos, raw pseudo-queries, and the factor of the logits."""
+    """What the loss needs: L2-normalised texts and videos, raw pseudo-queries."""
 
     text_BD: Tensor
     video_BD: Tensor
     pseudo_query_BD: Tensor
-    scale: Tensor
 
 
 class FPig(nn.Module):
@@ -123,19 +123,20 @@ class FPig(nn.Module):
             train_bos_eos=config.train_bos_eos,
             project=config.project,
         )
-        self.interaction = PseudoInteraction(
-            visual.output_dim, temperature=config.interaction_temperature, dropout=config.dropout
-        )
+        self.interaction = PseudoInteraction(visual.output_dim, temperature=config.interaction_temperature)
         self.residual_mix = nn.Parameter(torch.zeros(1)) if config.residual == "learned_mix" else None
         # One element, not a scalar: DeepSpeed cannot broadcast a tensor without dimensions.
         self.logit_scale = nn.Parameter(torch.full((1,), config.logit_scale_init))
+        if config.stage == "generator":
+            self.requires_grad_(False)
+            self.generator.requires_grad_(True)
 
     def encode_text(self, word_BL: Tensor) -> Tensor:
         """L2-normalised text vectors [B, D] in float32."""
-        return _unit(self.text(word_BL))
+        return unit(self.text(word_BL))
 
-    def encode_video(self, frame_BF3HW: Tensor) -> VideoFeatures:
-        """Encode uint8 frames, already resized; vectors are float32."""
+    def encode_video(self, frame_BF3HW: Tensor, *, noise: Noise | None = None) -> VideoFeatures:
+        """Encode uint8 frames, already resized; vectors are float32. ``noise`` drives dropout: none without it."""
         frame_BF3HW = normalise(frame_BF3HW, self.config.preprocess, dtype=self.video.conv1.weight.dtype)
         token_BND, attention_BHN = self.video(frame_BF3HW)
         summary_BSD, is_patch_N = self._summary(token_BND)
@@ -149,41 +150,58 @@ class FPig(nn.Module):
         pseudo_query_BD = self.generator(torch.cat([summary_BSD, selection.token_BKD], dim=1))
         cls_BD = token_BND[:, 0]
         asking_BD = pseudo_query_BD if self.config.interaction_query == "pseudo_query" else cls_BD
-        fused_BD = _unit(self.interaction(asking_BD, summary_BSD))
-        unfused_BD = _unit(cls_BD)
+        fused_BD = unit(self.interaction(asking_BD, summary_BSD, keep_BD=self._keep(cls_BD, noise)))
+        unfused_BD = unit(cls_BD)
         if self.config.residual == "add":
-            fused_BD = _unit(fused_BD + unfused_BD)
+            fused_BD = unit(fused_BD + unfused_BD)
         elif self.residual_mix is not None:
-            fused_BD = _unit(torch.lerp(unfused_BD, fused_BD, at_least_float32(self.residual_mix).sigmoid()))
+            fused_BD = unit(torch.lerp(unfused_BD, fused_BD, at_least_float32(self.residual_mix).sigmoid()))
         return VideoFeatures(fused_BD, unfused_BD, at_least_float32(pseudo_query_BD), selection)
 
-    def forward(self, frame_BF3HW: Tensor, word_BL: Tensor) -> Features:
-        """Features of matching videos and texts, row by row."""
-        video = self.encode_video(frame_BF3HW)
-        return Features(
-            self.encode_text(word_BL), video.fused_BD, video.pseudo_query_BD, at_least_float32(self.logit_scale).exp()
-        )
+    def columns(self, video: VideoFeatures) -> dict[str, Tensor]:
+        """What a corpus may keep of a video; ``vector`` is searched."""
+        return {
+            "vector": video.fused_BD,
+            "vector_unfused": video.unfused_BD,
+            "pseudo_query": video.pseudo_query_BD,
+            "selected_tokens": video.selection.index_BK,
+        }
 
-    def loss(
-        self, features: Features, valid_B: Tensor, *, gather: Gather = identity, rank: int = 0
-    ) -> dict[str, Tensor]:
+    def features(self, frame_BF3HW: Tensor, word_BL: Tensor, *, noise: Noise | None = None) -> Features:
+        """Features of matching videos and texts, row by row."""
+        video = self.encode_video(frame_BF3HW, noise=noise)
+        found_by_BD = video.fused_BD if self.config.stage == "retrieval" else unit(video.pseudo_query_BD)
+        return Features(self.encode_text(word_BL), found_by_BD, video.pseudo_query_BD)
+
+    def loss(self, features: Features, rows: Rows) -> dict[str, Tensor]:
         """L = L_cons (sum of both directions, global batch) + ``recon_weight`` · L_recon; see ``losses``."""
-        text_BD, video_BD, pseudo_query_BD, scale = features
-        loss_contrastive = contrastive(
-            text_BD, video_BD, scale=scale, valid_B=valid_B, reduction="sum", gather=gather, rank=rank
-        )
-        target_BD = text_BD.detach() if self.config.detach_target else text_BD
-        loss_reconstruction = reconstruction(pseudo_query_BD, target_BD, valid_B=valid_B, gather=gather)
+        target_BD = features.text_BD.detach() if self.config.detach_target else features.text_BD
+        loss_reconstruction = reconstruction(features.pseudo_query_BD, target_BD, rows=rows)
+        if self.config.stage == "generator":
+            return {"loss": loss_reconstruction}
+        scale = at_least_float32(self.logit_scale).exp()
+        loss_contrastive = contrastive(features.text_BD, features.video_BD, scale=scale, rows=rows, reduction="sum")
         return {
             "loss": loss_contrastive + self.config.recon_weight * loss_reconstruction,
             "loss_contrastive": loss_contrastive,
             "loss_reconstruction": loss_reconstruction,
+            "scale": scale.detach().sum(),
         }
+
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that CLIP brought along; all others are new."""
+        yield from self.text.parameters()
+        yield from self.video.clip_parameters()
 
     @torch.no_grad()
     def clamp(self) -> None:
         """Keep the factor of the logits within [1, 200]; to be called after every optimiser step."""
         self.logit_scale.clamp_(0.0, math.log(MAX_SCALE))
+
+    def _keep(self, like_BD: Tensor, noise: Noise | None) -> Tensor | None:
+        if noise is None or not self.config.dropout:
+            return None
+        return noise.keep("interaction", *like_BD.shape, rate=self.config.dropout, device=like_BD.device)
 
     def _summary(self, token_BND: Tensor) -> tuple[Tensor, Tensor]:
         """CLS, added_cls and frame_cls [B, M + F, D]; and which of the N tokens are patches."""
@@ -192,7 +210,3 @@ class FPig(nn.Module):
         is_patch_N[:M] = False
         is_patch_N[M::S] = False
         return torch.cat([token_BND[:, :M], token_BND[:, M::S]], dim=1), is_patch_N
-
-
-def _unit(x_BD: Tensor) -> Tensor:
-    return nnf.normalize(at_least_float32(x_BD), dim=-1)

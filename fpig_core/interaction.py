@@ -10,13 +10,12 @@ class PseudoInteraction(nn.Module):
     The pseudo-query of a video meets only that video, so the work grows with B, not with B².
     """
 
-    def __init__(self, width: int, *, temperature: float = 1.0, dropout: float = 0.1) -> None:
+    def __init__(self, width: int, *, temperature: float = 1.0) -> None:
         super().__init__()
         self.temperature = temperature
         self.query, self.key, self.value = _identity(width), _identity(width), _identity(width)
         self.out, self.linear = _identity(width), _identity(width)
         self.ln_1, self.ln_2, self.ln_3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
 
     def attention(self, query_BD: Tensor, token_BND: Tensor) -> Tensor:
         """How much each token counts: [B, N], each row sums to one."""
@@ -24,12 +23,13 @@ class PseudoInteraction(nn.Module):
         score_BN = torch.einsum("bd,bnd->bn", q_BD, k_BND)
         return (score_BN * q_BD.shape[-1] ** -0.5 / self.temperature).softmax(dim=-1)
 
-    def forward(self, query_BD: Tensor, token_BND: Tensor) -> Tensor:
-        """Fused vectors [B, D], not normalised."""
+    def forward(self, query_BD: Tensor, token_BND: Tensor, *, keep_BD: Tensor | None = None) -> Tensor:
+        """Fused vectors [B, D], not normalised; ``keep_BD`` are the factors of the dropout, none without it."""
         weight_BN = self.attention(query_BD, token_BND)
         pooled_BD = torch.einsum("bn,bnd->bd", weight_BN, self.value(self.ln_1(token_BND)))
         out_BD = self.ln_2(self.out(pooled_BD))
-        return self.ln_3(out_BD + self.dropout(self.linear(out_BD)))
+        mapped_BD = self.linear(out_BD)
+        return self.ln_3(out_BD + (mapped_BD if keep_BD is None else mapped_BD * keep_BD))
 
 
 def _identity(width: int) -> nn.Linear:

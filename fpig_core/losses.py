@@ -1,82 +1,53 @@
-"""Losses over a global batch that is spread over workers, with placeholders left out.
+"""Losses over a global batch that is spread over workers; see ``rows`` for how workers and placeholders are handled.
 
-A worker compares its own B rows with the columns of all G samples. ``gather`` turns [B, …] into [G, …], worker after
-worker, and its backward pass sums the gradients of all workers; ``rank`` is the number of this worker. A loss is scaled
-so that its *mean over workers* is the loss of the global batch: what averaging gradients over workers needs.
-Samples with ``valid_B = False`` count neither as rows nor as columns.
+A worker compares its own B rows with the columns of all G samples. All results are scalars in at least float32.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-Gather = Callable[[Tensor], Tensor]
-
-
-def identity(x_B: Tensor) -> Tensor:
-    """``gather`` of a single worker."""
-    return x_B
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision is lifted; float64 stays."""
-    return x if x.dtype == torch.float64 else x.float()
+from fpig_core.rows import Rows, at_least_float32
 
 
 def contrastive(
-    text_BD: Tensor,
-    video_BD: Tensor,
-    *,
-    scale: Tensor,
-    valid_B: Tensor,
-    reduction: Literal["sum", "mean"],
-    gather: Gather = identity,
-    rank: int = 0,
+    text_BD: Tensor, video_BD: Tensor, *, scale: Tensor, rows: Rows, reduction: Literal["sum", "mean"]
 ) -> Tensor:
     """Cross-entropy of matching L2-normalised texts and videos, summed or averaged over both directions.
 
-    Returns a float32 scalar; zero with zero gradients if the global batch has no valid sample.
+    Zero with zero gradients if the global batch has no valid sample.
     """
     with torch.autocast(text_BD.device.type, enabled=False):
-        text_BD, video_BD = _without_placeholders(text_BD, valid_B), _without_placeholders(video_BD, valid_B)
-        text_GD, video_GD = gather(text_BD), gather(video_BD)
-        valid_G = gather(valid_B.float()) > 0.5
-        weight_B = _row_weights(valid_B, valid_G)
-        to_video = _cross_entropy(_scaled(scale, text_BD) @ video_GD.T, valid_G, weight_B, rank=rank)
-        to_text = _cross_entropy(_scaled(scale, video_BD) @ text_GD.T, valid_G, weight_B, rank=rank)
-        total = to_video + to_text
-        return total if reduction == "sum" else total / 2
+        text_BD, video_BD, scale = rows.clean(text_BD), rows.clean(video_BD), at_least_float32(scale)
+        to_video_BG = (scale * text_BD) @ rows.gather(video_BD).T
+        to_text_BG = (scale * video_BD) @ rows.gather(text_BD).T
+        return contrastive_scores(to_video_BG, to_text_BG, rows=rows, reduction=reduction)
 
 
-def reconstruction(pseudo_query_BD: Tensor, text_BD: Tensor, *, valid_B: Tensor, gather: Gather = identity) -> Tensor:
-    """Mean of 2 − 2·cos(pseudo-query, text) over the valid samples of the global batch, a float32 scalar."""
+def contrastive_scores(
+    to_video_BG: Tensor, to_text_BG: Tensor, *, rows: Rows, reduction: Literal["sum", "mean"]
+) -> Tensor:
+    """The same of given scores: of each own text with all videos, and of each own video with all texts."""
+    total = _cross_entropy(to_video_BG, rows) + _cross_entropy(to_text_BG, rows)
+    return total if reduction == "sum" else total / 2
+
+
+def scores_of_own_videos(to_video_BG: Tensor, rows: Rows) -> Tensor:
+    """Scores of each own video with all texts, from what all workers know of their own texts with all videos."""
+    return rows.gather(to_video_BG)[:, rows.own].T
+
+
+def reconstruction(pseudo_query_BD: Tensor, text_BD: Tensor, *, rows: Rows) -> Tensor:
+    """Mean of 2 − 2·cos(pseudo-query, text) over the valid samples of the global batch."""
     with torch.autocast(text_BD.device.type, enabled=False):
-        pseudo_query_BD = _without_placeholders(pseudo_query_BD, valid_B)
-        text_BD = _without_placeholders(text_BD, valid_B)
-        weight_B = _row_weights(valid_B, gather(valid_B.float()) > 0.5)
-        return (weight_B * (2 - 2 * nnf.cosine_similarity(pseudo_query_BD, text_BD, dim=-1))).sum()
+        cosine_B = nnf.cosine_similarity(rows.clean(pseudo_query_BD), rows.clean(text_BD), dim=-1)
+        return rows.mean(2 - 2 * cosine_B)
 
 
-def _without_placeholders(x_BD: Tensor, valid_B: Tensor) -> Tensor:
-    """Zeros in place of placeholders: whatever they hold, NaN included, reaches neither result nor gradient."""
-    return at_least_float32(x_BD).masked_fill(~valid_B[:, None], 0.0)
-
-
-def _scaled(scale: Tensor, x_BD: Tensor) -> Tensor:
-    return at_least_float32(scale) * x_BD
-
-
-def _row_weights(valid_B: Tensor, valid_G: Tensor) -> Tensor:
-    num_workers = len(valid_G) // len(valid_B)
-    return valid_B * (num_workers / valid_G.sum().clamp(min=1))
-
-
-def _cross_entropy(logit_BG: Tensor, valid_G: Tensor, weight_B: Tensor, *, rank: int) -> Tensor:
+def _cross_entropy(score_BG: Tensor, rows: Rows) -> Tensor:
     # finite, so that a row without any valid column stays free of NaN
-    logit_BG = logit_BG.masked_fill(~valid_G, torch.finfo(logit_BG.dtype).min / 2)
-    target_B = torch.arange(len(logit_BG), device=logit_BG.device) + rank * len(logit_BG)
-    loss_B = nnf.cross_entropy(logit_BG, target_B, reduction="none")
-    return torch.where(weight_B > 0, weight_B * loss_B, 0.0).sum()
+    score_BG = at_least_float32(score_BG).masked_fill(~rows.valid_G, torch.finfo(torch.float32).min / 2)
+    target_B = torch.arange(rows.own.start, rows.own.stop, device=score_BG.device)
+    return rows.mean(nnf.cross_entropy(score_BG, target_B, reduction="none"))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -10,30 +10,64 @@ import torch
 from torch import Tensor, nn
 
 from fpig_core.backbone import build_clip, locate
-from fpig_core.fpig import Features, FPig, FPigConfig, VideoFeatures
-from fpig_core.losses import Gather, identity
+from fpig_core.fpig import FPig, FPigConfig
+from fpig_core.rows import Noise, Rows
 
 
 @runtime_checkable
 class Retriever(Protocol):
     """Encodes texts and videos apart from each other, so that a corpus can be embedded once."""
 
-    def encode_text(self, word_BL: Tensor) -> Tensor: ...
+    def encode_text(self, word_QL: Tensor) -> Tensor:
+        """L2-normalised vectors [Q, D] that are compared with the column ``vector``."""
+        ...
 
-    def encode_video(self, frame_BF3HW: Tensor) -> VideoFeatures: ...
+    def encode_video(self, frame_BF3HW: Tensor) -> Any:
+        """Everything one pass over uint8 frames gives, as a named tuple of the method's own."""
+        ...
+
+    def columns(self, video: Any) -> dict[str, Tensor]:
+        """What a corpus may keep of ``encode_video``: tensors [B, …] by name; ``vector`` [B, D] is searched."""
+        ...
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Judges pairs of a query and a video from what was stored of both."""
+
+    rerank_columns: tuple[str, ...]
+    """Columns of a corpus that ``score`` needs."""
+    optional_rerank_columns: tuple[str, ...]
+    """Columns that ``score`` uses where they are given."""
+
+    def encode_query(self, word_QL: Tensor) -> dict[str, Tensor]:
+        """What ``score`` needs of queries: tensors [Q, …] by name."""
+        ...
+
+    def score(self, query: dict[str, Tensor], video: dict[str, Tensor]) -> Tensor:
+        """Scores [n] of n pairs, row by row; higher is better."""
+        ...
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Forward pass and loss are apart: features can be gathered, or recomputed, between them."""
+    """Features, a row for each sample, and a loss over them; in between they can be gathered, or computed again."""
 
-    def forward(self, frame_BF3HW: Tensor, word_BL: Tensor) -> Features: ...
+    def features(self, frame_BF3HW: Tensor, word_BL: Tensor, *, noise: Noise | None = None) -> Any:
+        """A named tuple of tensors [B, …], among them ``text_BD`` and ``video_BD``, the first stage's unit vectors."""
+        ...
 
-    def loss(
-        self, features: Features, valid_B: Tensor, *, gather: Gather = identity, rank: int = 0
-    ) -> dict[str, Tensor]: ...
+    def loss(self, features: Any, rows: Rows) -> dict[str, Tensor]:
+        """Scalars: ``loss`` and what is worth watching beside it."""
+        ...
 
-    def clamp(self) -> None: ...
+    def clamp(self) -> None:
+        """Bring parameters back into their range; called after every optimiser step."""
+        ...
+
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that CLIP brought along; all others are new."""
+        ...
 
 
 class Method(NamedTuple):

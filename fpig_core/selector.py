@@ -1,7 +1,5 @@
 """Informativeness Token Selector: the patches that CLS looks at most. It has no parameters."""
 
-# ruff: noqa: N815 — fields carry their shape in capitals, as all tensors do
-
 from typing import Literal, NamedTuple
 
 import torch

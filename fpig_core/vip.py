@@ -4,14 +4,14 @@ Tokens: ``CLS · added_cls × (M−1) · F × (frame_cls · P patches)``. In eve
 tokens; the tokens of a frame attend to the global tokens and to their own frame. Nothing else differs from CLIP.
 """
 
-# ruff: noqa: N815 — fields carry their shape in capitals, as all tensors do
-
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as nnf
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 ADDED_CLS_NOISE = 0.02
 
@@ -112,6 +112,12 @@ class VipEncoder(nn.Module):
         self.added_cls = nn.Parameter(added_AV) if num_added_cls else None
         self.frame_cls = nn.Parameter(cls_V.clone()) if frame_cls else None
         self.temporal_embedding = nn.Parameter(torch.zeros(num_frames, len(cls_V)))
+        self.grad_checkpointing = False
+
+    def clip_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that came from CLIP."""
+        new = {"added_cls", "frame_cls", "temporal_embedding"}
+        return (parameter for name, parameter in self.named_parameters() if name not in new)
 
     @property
     def frame_width(self) -> int:
@@ -126,13 +132,13 @@ class VipEncoder(nn.Module):
         """Encode normalised float frames."""
         x_BNV = self.ln_pre(self._embed(frame_BF3HW))
         attention_BHN = x_BNV.new_empty(0)
+        shape = {"num_globals": self.num_globals, "num_frames": frame_BF3HW.shape[1]}
         for number, block in enumerate(self.blocks, start=1):
-            x_BNV, attention_BHN = block(
-                x_BNV,
-                num_globals=self.num_globals,
-                num_frames=frame_BF3HW.shape[1],
-                with_weights=number == len(self.blocks),
-            )
+            shape["with_weights"] = number == len(self.blocks)
+            if self.grad_checkpointing:
+                x_BNV, attention_BHN = checkpoint(block, x_BNV, **shape, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BNV, attention_BHN = block(x_BNV, **shape)
         return VideoTokens(self.ln_post(x_BNV) @ self.proj, attention_BHN)
 
     def _embed(self, frame_BF3HW: Tensor) -> Tensor:
