@@ -4,7 +4,7 @@ import dataclasses
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import open_clip
 import torch
@@ -103,31 +103,42 @@ def tokenize(texts: Sequence[str], *, context_length: int) -> Tensor:
     return open_clip.tokenize(list(texts), context_length=context_length)
 
 
+class TextFeatures(NamedTuple):
+    """Of B texts: one vector each, not normalised, and what the transformer says of every word."""
+
+    text_BD: Tensor
+    word_BLW: Tensor
+
+
 class TextTower(nn.Module):
-    """CLIP's text half. It takes over the parameters of ``clip`` (shared, not copied)."""
+    """CLIP's text half, with the parameters of ``clip`` (shared, not copied).
+
+    Texts are in the shared space, or with ``project=False`` in the tower's own.
+    """
 
     token_embedding: nn.Embedding
     positional_embedding: nn.Parameter
     transformer: nn.Module
     ln_final: nn.LayerNorm
-    text_projection: nn.Parameter
+    text_projection: nn.Parameter | None
     attn_mask: Tensor
 
-    def __init__(self, clip: Any) -> None:
+    def __init__(self, clip: Any, *, project: bool = True) -> None:
         super().__init__()
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding
         self.transformer = clip.transformer
         self.ln_final = clip.ln_final
-        self.text_projection = clip.text_projection
+        self.text_projection = clip.text_projection if project else None
         self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
 
-    def forward(self, word_BL: Tensor) -> Tensor:
-        """Raw text vectors [B, D] of word numbers with any L up to the length of the table."""
+    def forward(self, word_BL: Tensor) -> TextFeatures:
+        """Encode word numbers with any L up to the length of the table."""
         num_words = word_BL.shape[1]
         x_BLW = self.token_embedding(word_BL) + self.positional_embedding[:num_words]
         x_BLW = self.ln_final(self.transformer(x_BLW, attn_mask=self.attn_mask[:num_words, :num_words]))
-        return text_global_pool(x_BLW, word_BL, "argmax") @ self.text_projection
+        text_BD = text_global_pool(x_BLW, word_BL, "argmax")
+        return TextFeatures(text_BD if self.text_projection is None else text_BD @ self.text_projection, x_BLW)
 
 
 def _settings(name: str) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class FPig(nn.Module):
 
     def encode_text(self, word_BL: Tensor) -> Tensor:
         """L2-normalised text vectors [B, D] in float32."""
-        return unit(self.text(word_BL))
+        return unit(self.text(word_BL).text_BD)
 
     def encode_video(self, frame_BF3HW: Tensor, *, noise: Noise | None = None) -> VideoFeatures:
         """Encode uint8 frames, already resized; vectors are float32. ``noise`` drives dropout: none without it."""

@@ -49,6 +49,7 @@ class PseudoQueryGenerator(nn.Module):
         self.positional_embedding = nn.Parameter(text.positional_embedding.detach().clone())
         self.transformer = copy.deepcopy(text.transformer)
         self.ln_final = copy.deepcopy(text.ln_final)
+        assert text.text_projection is not None
         self.projection = nn.Parameter(text.text_projection.detach().clone()) if project else None
         self.register_buffer("causal_mask", torch.full((rows, rows), float("-inf")).triu_(1), persistent=False)
 

@@ -21,8 +21,9 @@ from cluster.optim import Optim, make_optimizer, make_scheduler
 from fpig_core.backbone import TINY, Backbone, TextTower, build_clip, tokenize
 from fpig_core.losses import contrastive
 from fpig_core.metrics import retrieval_metrics
-from fpig_core.normalise import normalise
+from fpig_core.normalise import normalise, unit
 from fpig_core.preprocess import Preprocess
+from fpig_core.rows import Rows
 from jobs.cli import Report, launch
 from pipelines.synthetic_captions import stills
 
@@ -87,10 +88,7 @@ class PairedTowers(torch.nn.Module):
         self.preprocess = preprocess
 
     def forward(self, frame_B3HW: Tensor, word_BL: Tensor) -> tuple[Tensor, Tensor]:
-        video_BD = self.visual(normalise(frame_B3HW, self.preprocess))
-        return torch.nn.functional.normalize(video_BD, dim=-1), torch.nn.functional.normalize(
-            self.text(word_BL), dim=-1
-        )
+        return unit(self.visual(normalise(frame_B3HW, self.preprocess))), unit(self.text(word_BL).text_BD)
 
 
 def draw_stills(args: Args, size: int) -> tuple[Tensor, Tensor]:
@@ -111,14 +109,14 @@ def fit(model: PairedTowers, args: Args, frame_N3HW: Tensor, word_NL: Tensor) ->
     """Train with symmetric InfoNCE; returns the mean loss of the last tenth of the steps."""
     optimizer = make_optimizer(model, Optim(lr=args.lr, warmup=0.05))
     scheduler = make_scheduler(optimizer, Optim(lr=args.lr, warmup=0.05), num_steps=args.steps)
-    valid = torch.ones(args.batch, dtype=torch.bool)
+    rows = Rows.of(torch.ones(args.batch, dtype=torch.bool))
     losses = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), refresh_per_second=2) as progress:
         bar = progress.add_task("steps", total=args.steps, note="")
-        for rows in itertools.islice(_batches(len(frame_N3HW), args.batch, seed=args.seed), args.steps):
-            video, text = model(frame_N3HW[rows], word_NL[rows])
-            loss = contrastive(text, video, scale=model.logit_scale.exp(), valid_B=valid, reduction="mean")
+        for picked in itertools.islice(_batches(len(frame_N3HW), args.batch, seed=args.seed), args.steps):
+            video, text = model(frame_N3HW[picked], word_NL[picked])
+            loss = contrastive(text, video, scale=model.logit_scale.exp(), rows=rows, reduction="mean")
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
