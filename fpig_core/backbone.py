@@ -81,6 +81,20 @@ def build_clip(backbone: Backbone) -> CLIP:
     return clip
 
 
+def check_frame_size(clip: CLIP, size: int) -> None:
+    """Refuse frames that the vision tower does not take.
+
+    Raises:
+        ValueError: ``size`` is not the tower's.
+    """
+    wanted: Any = clip.visual.image_size
+    if wanted != (size, size):
+        raise ValueError(
+            f"got preprocess.size={size}, but the vision tower sees frames of {wanted[0]} × {wanted[1]}; "
+            f"use preprocess.size={wanted[0]}"
+        )
+
+
 def settle(backbone: Backbone, clip: Any) -> Backbone:
     """The same backbone with its activation spelled out, so that it can be rebuilt without its first weights."""
     activation = "quick_gelu" if isinstance(clip.transformer.resblocks[0].mlp.gelu, QuickGELU) else "gelu"

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fpig_core.backbone import Backbone, TextTower, build_clip, settle
+from fpig_core.backbone import Backbone, TextTower, build_clip, check_frame_size, settle
 from fpig_core.generator import PseudoQueryGenerator
 from fpig_core.interaction import PseudoInteraction
 from fpig_core.losses import contrastive, reconstruction
@@ -98,11 +98,7 @@ class FPig(nn.Module):
         visual: Any = clip.visual
         self.config = dataclasses.replace(config, backbone=settle(config.backbone, clip))
         preprocess = config.preprocess
-        if visual.image_size != (preprocess.size, preprocess.size):
-            raise ValueError(
-                f"got preprocess.size={preprocess.size}, but {config.backbone.name} sees frames of "
-                f"{visual.image_size}; use preprocess.size={visual.image_size[0]}"
-            )
+        check_frame_size(clip, preprocess.size)
         self.text = TextTower(clip)
         self.video = VipEncoder(
             visual,
@@ -139,11 +135,11 @@ class FPig(nn.Module):
         """Encode uint8 frames, already resized; vectors are float32. ``noise`` drives dropout: none without it."""
         frame_BF3HW = normalise(frame_BF3HW, self.config.preprocess, dtype=self.video.conv1.weight.dtype)
         token_BND, attention_BHN = self.video(frame_BF3HW)
-        summary_BSD, is_patch_N = self._summary(token_BND)
+        summary_BSD = self.video.summary(token_BND)
         selection = select_tokens(
             token_BND,
             attention_BHN,
-            is_patch_N=is_patch_N,
+            is_patch_N=self.video.is_patch(token_BND.shape[1], device=token_BND.device),
             num_selected=self.config.num_selected,
             reduce=self.config.selector_reduce,
         )
@@ -202,11 +198,3 @@ class FPig(nn.Module):
         if noise is None or not self.config.dropout:
             return None
         return noise.keep("interaction", *like_BD.shape, rate=self.config.dropout, device=like_BD.device)
-
-    def _summary(self, token_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """CLS, added_cls and frame_cls [B, M + F, D]; and which of the N tokens are patches."""
-        M, S = self.video.num_globals, self.video.frame_width
-        is_patch_N = torch.ones(token_BND.shape[1], dtype=torch.bool, device=token_BND.device)
-        is_patch_N[:M] = False
-        is_patch_N[M::S] = False
-        return torch.cat([token_BND[:, :M], token_BND[:, M::S]], dim=1), is_patch_N

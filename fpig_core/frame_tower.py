@@ -1,5 +1,6 @@
 """CLIP's vision tower on every frame by itself."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,6 +26,10 @@ class FrameTower(nn.Module):
         self.positional_embedding = visual.positional_embedding
         self.ln_pre, self.transformer, self.ln_post = visual.ln_pre, visual.transformer, visual.ln_post
         self.proj = visual.proj if project else None
+
+    def clip_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that came from CLIP: all."""
+        return self.parameters()
 
     def forward(self, frame_BF3HW: Tensor) -> Tensor:
         """Tokens [B, F, 1 + P, width] of normalised float frames; [B, F, 1, width] without patches."""

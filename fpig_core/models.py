@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fpig_core.backbone import build_clip, locate
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.rows import Noise, Rows
+from fpig_core.two_tower import TwoTower, TwoTowerConfig
 
 
 @runtime_checkable
@@ -75,10 +76,13 @@ class Method(NamedTuple):
     model_type: type[nn.Module]
 
 
-METHODS: dict[str, Method] = {"fpig": Method(FPigConfig, FPig)}
+METHODS: dict[str, Method] = {
+    "fpig": Method(FPigConfig, FPig),
+    "two_tower": Method(TwoTowerConfig, TwoTower),
+}
 
-ModelConfig = FPigConfig
-Model = FPig
+ModelConfig = FPigConfig | TwoTowerConfig
+Model = FPig | TwoTower
 
 
 def build_model(config: ModelConfig) -> Model:

@@ -128,11 +128,20 @@ class VipEncoder(nn.Module):
         """N of a video of ``num_frames`` frames."""
         return self.num_globals + num_frames * self.frame_width
 
+    def summary(self, token_BND: Tensor) -> Tensor:
+        """CLS, added_cls and frame_cls among the tokens: [B, M + F, D]. It needs ``frame_cls``."""
+        return torch.cat([token_BND[:, : self.num_globals], token_BND[:, self.num_globals :: self.frame_width]], dim=1)
+
+    def is_patch(self, num_tokens: int, *, device: torch.device) -> Tensor:
+        """Which of the tokens are patches: bool [N]."""
+        place_N = torch.arange(num_tokens, device=device) - self.num_globals
+        return (place_N >= 0) & (place_N % self.frame_width >= self.frame_width - self.num_patches)
+
     def forward(self, frame_BF3HW: Tensor) -> VideoTokens:
         """Encode normalised float frames."""
         x_BNV = self.ln_pre(self._embed(frame_BF3HW))
         attention_BHN = x_BNV.new_empty(0)
-        shape = {"num_globals": self.num_globals, "num_frames": frame_BF3HW.shape[1]}
+        shape: dict[str, Any] = {"num_globals": self.num_globals, "num_frames": frame_BF3HW.shape[1]}
         for number, block in enumerate(self.blocks, start=1):
             shape["with_weights"] = number == len(self.blocks)
             if self.grad_checkpointing:

@@ -33,7 +33,7 @@ def assert_same_features(backbone, wanted):
     short = tokenize(captions, context_length=backbone.context_length)
     words = tokenize(captions, context_length=77)
     torch.testing.assert_close(clip.visual(frames), wanted.encode_image(frames), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(TextTower(clip)(short), wanted.encode_text(words), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(TextTower(clip)(short).text_BD, wanted.encode_text(words), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["plain", "training checkpoint", "safetensors"])

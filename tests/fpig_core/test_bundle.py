@@ -15,7 +15,7 @@ def test_a_loaded_model_gives_the_same_vectors(tiny_fpig, tiny_batch, tmp_path):
     assert bundle.model_id == model_id
     assert bundle.config == tiny_fpig.config
     assert not bundle.model.training
-    for got, wanted in zip(bundle.model(*tiny_batch), tiny_fpig(*tiny_batch), strict=True):
+    for got, wanted in zip(bundle.model.features(*tiny_batch), tiny_fpig.features(*tiny_batch), strict=True):
         assert torch.equal(got, wanted)
 
 

@@ -29,7 +29,7 @@ def test_with_word_embeddings_as_tokens_it_starts_as_clip_itself(tower):
     for word_L in word_QL:
         num_words = int(word_L.argmax()) - 1
         words_LW = tower.token_embedding(word_L[1 : 1 + num_words])
-        torch.testing.assert_close(generator(words_LW[None]), tower(word_L[None]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(generator(words_LW[None]), tower(word_L[None]).text_BD, rtol=1e-4, atol=1e-5)
 
 
 def test_shares_no_parameter_with_the_text_tower(tower):

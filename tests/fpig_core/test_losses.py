@@ -7,6 +7,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from fpig_core.losses import contrastive, reconstruction
+from fpig_core.rows import Rows
 
 SCALE = 7.0
 
@@ -20,9 +21,9 @@ def features(num_samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def total(text, video, pseudo, scale, valid, **across):
-    loss = contrastive(text, video, scale=scale, valid_B=valid, reduction="sum", **across)
-    across.pop("rank", None)
-    return loss + 0.7 * reconstruction(pseudo, text, valid_B=valid, **across)
+    rows = Rows.of(valid, **across)
+    loss = contrastive(text, video, scale=scale, rows=rows, reduction="sum")
+    return loss + 0.7 * reconstruction(pseudo, text, rows=rows)
 
 
 def slow_total(text, video, pseudo, scale):
@@ -97,16 +98,16 @@ def test_placeholders_may_hold_anything():
 @pytest.mark.parametrize(("reduction", "wanted"), [("sum", 2 * math.log(8)), ("mean", math.log(8))])
 def test_uniform_logits_give_the_logarithm_of_the_batch(reduction, wanted):
     same = nnf.normalize(torch.ones(8, 6), dim=-1)
-    valid = torch.ones(8, dtype=torch.bool)
-    loss = contrastive(same, same, scale=torch.tensor(SCALE), valid_B=valid, reduction=reduction)
+    rows = Rows.of(torch.ones(8, dtype=torch.bool))
+    loss = contrastive(same, same, scale=torch.tensor(SCALE), rows=rows, reduction=reduction)
     assert loss.item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_parallel_pseudo_queries_lose_nothing_and_opposite_ones_four():
     text = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-    valid = torch.ones(4, dtype=torch.bool)
-    assert reconstruction(3 * text, text, valid_B=valid).item() == pytest.approx(0, abs=1e-6)
-    assert reconstruction(-text, text, valid_B=valid).item() == pytest.approx(4, rel=1e-6)
+    rows = Rows.of(torch.ones(4, dtype=torch.bool))
+    assert reconstruction(3 * text, text, rows=rows).item() == pytest.approx(0, abs=1e-6)
+    assert reconstruction(-text, text, rows=rows).item() == pytest.approx(4, rel=1e-6)
 
 
 def test_half_precision_features_are_lifted_even_under_autocast():
