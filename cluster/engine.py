@@ -13,14 +13,15 @@ from torch import nn
 
 from cluster.optim import Optim, make_optimizer, make_scheduler
 from fpig_core.models import Model
+from fpig_core.training_step import TrainingStep
 
 _TAG = "state"
 
 
 def start_engine(
-    model: nn.Module, optim: Optim, *, zero_stage: int, rows: int, num_steps: int, dtype: torch.dtype
+    step: TrainingStep, optim: Optim, *, zero_stage: int, rows: int, num_steps: int, dtype: torch.dtype
 ) -> deepspeed.DeepSpeedEngine:
-    """Wrap ``model`` for data-parallel training; the process group must exist already.
+    """Wrap a training step for data-parallel training; the process group must exist already.
 
     Args:
         rows: samples of one step on this worker.
@@ -29,7 +30,7 @@ def start_engine(
     if not torch.cuda.is_available():
         # DeepSpeed would compile a shared-memory collective for CPUs; gloo serves, and needs no compiler.
         deepspeed.ops.__dict__["__compatible_ops__"] = {}
-    optimizer = make_optimizer(model, optim)
+    optimizer = make_optimizer(step, optim, backbone=step.model.backbone_parameters())
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": 1,
@@ -41,7 +42,7 @@ def start_engine(
         config["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
     scheduler = make_scheduler(optimizer, optim, num_steps=num_steps)
     engine, *_ = deepspeed.initialize(
-        model=model,
+        model=step,
         optimizer=optimizer,
         lr_scheduler=scheduler,  # pyright: ignore[reportArgumentType]  # declared too narrowly: any torch scheduler
         config=config,
@@ -53,6 +54,8 @@ def start_engine(
 def clamp_scale(model: Model) -> None:
     """Clamp the logit scale of a model under an engine, and the float32 master copy that ZeRO holds of it."""
     scale = model.logit_scale
+    if not scale.requires_grad:
+        return
     with deepspeed.zero.GatheredParameters([scale], modifier_rank=0):
         model.clamp()
         clamped = scale.detach().clone()

@@ -1,4 +1,4 @@
-"""Where a run takes place: workers, devices, storage. Of the result it may change rounding and dropout masks only."""
+"""Where a run takes place: workers, devices, storage. Of the result it may change rounding only."""
 
 import dataclasses
 from typing import Literal
@@ -24,6 +24,12 @@ class Placement:
     """How much DeepSpeed shards: 1 optimiser state, 2 + gradients, 3 + parameters."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` computes in bf16 where the device has it, with float32 master weights."""
+    micro_batch: int = 0
+    """Samples that a worker encodes at once; 0 takes all of its share. Less memory for a second forward pass."""
+    gradient_checkpointing: bool = False
+    """Compute the inside of every transformer block again in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Compile the transformer blocks (``torch.compile``); needs a C++ compiler on CPUs."""
     max_failures: int = 3
     """How often a broken worker group is started again from the newest complete checkpoint."""
     wait_for_nodes_s: float = 0
@@ -33,6 +39,10 @@ class Placement:
         for name in ("num_workers", "cpus_per_worker", "decode_cpus"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}, wanted at least 1")
+        if self.micro_batch < 0:
+            raise ValueError(f"got micro_batch={self.micro_batch}, wanted at least 1, or 0 for no bound")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("got compile with zero_stage=3, whose weights come and go; use zero_stage=2 or no compile")
 
     def rows_per_worker(self, global_batch: int) -> int:
         """Slots of a global batch that each worker computes.

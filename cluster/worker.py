@@ -20,6 +20,9 @@ from cluster.task import BLOCKS, TrainTask
 from fpig_core.backbone import tokenize
 from fpig_core.metrics import retrieval_metrics
 from fpig_core.models import build_model
+from fpig_core.rows import Noise
+from fpig_core.speed import checkpoint_blocks, compile_blocks
+from fpig_core.training_step import TrainingStep
 
 
 class TrainWorker:
@@ -32,8 +35,12 @@ class TrainWorker:
         self.device = ray.train.torch.get_device()
         torch.manual_seed(task.seed)
         self.model = build_model(task.model)
+        if task.placement.gradient_checkpointing:
+            checkpoint_blocks(self.model)
+        if task.placement.compile:
+            compile_blocks(self.model)
         self.engine = start_engine(
-            self.model,
+            TrainingStep(self.model, micro_batch=task.placement.micro_batch, gather=gather, rank=self.rank),
             task.optim,
             zero_stage=task.placement.zero_stage,
             rows=self.rows,
@@ -43,7 +50,6 @@ class TrainWorker:
         self.meter = Meter(self.device)
         self.validated: list[tuple[Tensor, Tensor, Tensor]] = []
         self.best_val_r1 = -1.0
-        self.last_scale = torch.ones(1)
 
     def run(self) -> None:
         """Work through the stream; the number of its first block names the checkpoint to start from."""
@@ -78,23 +84,21 @@ class TrainWorker:
                 f"{block['slot'][0]} to {block['slot'][-1]} of batch {block['batch'][0]}: the stream lost its order"
             )
 
-    def _forward(self, block: dict[str, Any]) -> tuple[Any, Tensor]:
-        """Features of a block's videos and captions, and which of its rows are real."""
+    def _inputs(self, block: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """A block's frames and words, and which of its rows are real."""
         frames = torch.from_numpy(block["frames"].copy()).to(self.device, non_blocking=True)
         words = tokenize(block["caption"].tolist(), context_length=self.task.model.backbone.context_length)
         valid = torch.from_numpy(block["ok"].copy()).to(self.device, non_blocking=True)
-        return self.engine(frames, words.to(self.device, non_blocking=True)), valid
+        return frames, words.to(self.device, non_blocking=True), valid
 
     def _train(self, block: dict[str, Any], batch: int) -> None:
-        # One seed a batch and worker: a resumed run draws the same dropout masks as one that was never stopped.
-        torch.manual_seed(hash((self.task.seed, batch, self.rank)))
         self.engine.train()
-        features, valid = self._forward(block)
-        losses = self.model.loss(features, valid, gather=gather, rank=self.rank)
+        # One seed a batch: a resumed run, or one on more workers, drops and draws what any other does.
+        seed = self.task.seed * self.schedule.num_batches + batch
+        losses = self.engine(*self._inputs(block), noise=Noise(seed=seed, first=self.rank * self.rows))
         self.engine.backward(losses["loss"])
         self.engine.step()
         clamp_scale(self.model)
-        self.last_scale = features.scale.detach()
         self.meter.note_step(losses, int(block["ok"].sum()))
         step = self.schedule.steps_before(batch + 1)
         if step % self.monitor.log_every == 0 or step == self.schedule.num_steps:
@@ -106,15 +110,15 @@ class TrainWorker:
         grad_norm = self.engine.get_global_grad_norm()
         if grad_norm is not None:
             metrics["grad_norm"] = float(grad_norm)
-        metrics["logit_scale"] = float(self.last_scale)
         metrics["epoch"] = self.schedule.place(batch).epoch
         return metrics
 
     @torch.no_grad()
     def _validate(self, block: dict[str, Any], batch: int) -> None:
         self.engine.eval()
-        features, valid = self._forward(block)
-        self.validated.append((features.text_BD, features.video_BD, valid))
+        frames, words, valid = self._inputs(block)
+        vectors = self.engine(frames, words, valid)
+        self.validated.append((vectors["text"], vectors["video"], valid))
         if self.schedule.ends_epoch(batch):
             text, video, valid = (gather(torch.cat(parts)) for parts in zip(*self.validated, strict=True))
             self.validated.clear()

@@ -1,48 +1,26 @@
 """What holds for every method, under all settings that change its graph."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
 
-from fpig_core.backbone import Backbone
 from fpig_core.bundle import load_bundle, save_bundle
-from fpig_core.fpig import FPigConfig
 from fpig_core.models import (
     METHODS,
     Reranker,
     Retriever,
     Trainable,
-    build_model,
     method_of,
     model_config_from_dict,
     model_config_to_dict,
 )
-from fpig_core.preprocess import Preprocess
 from fpig_core.rows import Noise
 from fpig_core.training_step import TrainingStep
-from fpig_core.two_tower import TwoTowerConfig
+from tests.methods import METHOD_CONFIGS, build_method
 
-COMMON: dict[str, Any] = {
-    "backbone": Backbone(name="tiny", context_length=12),
-    "preprocess": Preprocess(num_frames=3, size=32),
-}
-CONFIGS: dict[str, Any] = {
-    "fpig": FPigConfig(**COMMON, num_selected=5),
-    "fpig, cls asks": FPigConfig(**COMMON, num_selected=5, interaction_query="cls"),
-    "fpig, generator stage": FPigConfig(**COMMON, num_selected=5, stage="generator"),
-    "mean_pool": TwoTowerConfig(**COMMON, pooling="mean_pool"),
-    "vip_cls": TwoTowerConfig(**COMMON, pooling="vip_cls"),
-    "vip_mean": TwoTowerConfig(**COMMON, pooling="vip_mean"),
-}
 NOISE = Noise(seed=3)
-every_method = pytest.mark.parametrize("name", CONFIGS)
-
-
-def build(name: str) -> Any:
-    torch.manual_seed(0)
-    return build_model(CONFIGS[name])
+every_method = pytest.mark.parametrize("name", METHOD_CONFIGS)
 
 
 def losses_and_gradients(model, loss) -> tuple[float, dict[str, torch.Tensor]]:
@@ -51,12 +29,12 @@ def losses_and_gradients(model, loss) -> tuple[float, dict[str, torch.Tensor]]:
 
 
 def test_every_registered_method_is_checked_here():
-    assert {method_of(config) for config in CONFIGS.values()} == set(METHODS)
+    assert {method_of(config) for config in METHOD_CONFIGS.values()} == set(METHODS)
 
 
 @every_method
 def test_all_that_may_learn_does(name, tiny_batch):
-    model = build(name)
+    model = build_method(name)
     loss = TrainingStep(model)(*tiny_batch, torch.ones(6, dtype=torch.bool), noise=NOISE)["loss"]
     value, gradients = losses_and_gradients(model, loss)
     assert value > 0
@@ -68,7 +46,7 @@ def test_all_that_may_learn_does(name, tiny_batch):
 @every_method
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_micro_batches_change_neither_loss_nor_gradients(name, micro_batch, tiny_batch):
-    model, valid = build(name).double(), torch.tensor([True] * 5 + [False])
+    model, valid = build_method(name).double(), torch.tensor([True] * 5 + [False])
     whole = TrainingStep(model)(*tiny_batch, valid, noise=NOISE)["loss"]
     cut = TrainingStep(model, micro_batch=micro_batch)(*tiny_batch, valid, noise=NOISE)["loss"]
     (wanted_loss, wanted), (got_loss, got) = (losses_and_gradients(model, loss) for loss in (whole, cut))
@@ -81,7 +59,7 @@ def test_micro_batches_change_neither_loss_nor_gradients(name, micro_batch, tiny
 @pytest.mark.parametrize("num_workers", [2, 3])
 def test_workers_get_the_loss_and_the_gradients_of_one(name, num_workers, tiny_batch, fake_gather):
     """Dropout and drawn negatives included; the last sample is a placeholder."""
-    model, valid = build(name).double(), torch.tensor([True] * 5 + [False])
+    model, valid = build_method(name).double(), torch.tensor([True] * 5 + [False])
     meeting, rows = fake_gather(num_workers), 6 // num_workers
 
     def work(rank):
@@ -101,7 +79,7 @@ def test_workers_get_the_loss_and_the_gradients_of_one(name, num_workers, tiny_b
 @every_method
 @torch.no_grad()
 def test_a_vector_depends_on_its_own_video_alone(name, tiny_batch):
-    model = build(name).eval()
+    model = build_method(name).eval()
     together = model.columns(model.encode_video(tiny_batch.frame))
     alone = [model.columns(model.encode_video(frame[None])) for frame in tiny_batch.frame]
     for column, values in together.items():
@@ -110,10 +88,10 @@ def test_a_vector_depends_on_its_own_video_alone(name, tiny_batch):
 
 
 # The generator stage validates the pseudo-query, which no corpus is searched by.
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "fpig, generator stage"])
+@pytest.mark.parametrize("name", [name for name in METHOD_CONFIGS if name != "fpig, generator stage"])
 @torch.no_grad()
 def test_what_is_validated_is_what_is_searched(name, tiny_batch):
-    model = build(name).eval()
+    model = build_method(name).eval()
     vectors = TrainingStep(model).eval()(*tiny_batch, torch.ones(6, dtype=torch.bool))
     searched = model.columns(model.encode_video(tiny_batch.frame))["vector"]
     torch.testing.assert_close(vectors["video"], searched, rtol=1e-5, atol=1e-6)
@@ -123,7 +101,7 @@ def test_what_is_validated_is_what_is_searched(name, tiny_batch):
 
 @every_method
 def test_half_precision_stays_finite_and_near(name, tiny_batch):
-    model, valid = build(name), torch.ones(6, dtype=torch.bool)
+    model, valid = build_method(name), torch.ones(6, dtype=torch.bool)
     full = TrainingStep(model).eval()(*tiny_batch, valid)
     with torch.autocast("cpu", torch.bfloat16):
         half = TrainingStep(model).eval()(*tiny_batch, valid)
@@ -136,7 +114,7 @@ def test_half_precision_stays_finite_and_near(name, tiny_batch):
 @every_method
 @torch.no_grad()
 def test_a_bundle_brings_the_model_back(name, tiny_batch, tmp_path):
-    model = build(name).eval()
+    model = build_method(name).eval()
     model_id = save_bundle(tmp_path / "bundle", model)
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.model_id == model_id == save_bundle(tmp_path / "again", bundle.model)
@@ -147,7 +125,7 @@ def test_a_bundle_brings_the_model_back(name, tiny_batch, tmp_path):
 
 @every_method
 def test_it_keeps_its_promises(name):
-    model = build(name)
+    model = build_method(name)
     assert isinstance(model, Retriever)
     assert isinstance(model, Trainable)
     if isinstance(model, Reranker):
