@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from fpig_core.rows import Gather, Noise, Rows, identity, in_micro_batches
 
@@ -27,10 +28,11 @@ class TrainingStep(nn.Module):
             here = noise.at(cut.start) if noise else None
             return self.model.features(frame_BF3HW[cut], word_BL[cut], noise=here)
 
-        if not self.training:
-            with torch.no_grad():
-                features = in_micro_batches(encode, len(valid_B), size=self.micro_batch)
-            return {"text": features.text_BD, "video": features.video_BD}
-        features = in_micro_batches(encode, len(valid_B), size=self.micro_batch)
-        rows = Rows.of(valid_B, gather=self.gather, rank=self.rank, noise=noise, micro_batch=self.micro_batch)
-        return self.model.loss(features, rows)
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()), set_checkpoint_early_stop(False):
+            # A computation that is repeated only as far as needed never leaves its modules, and an engine that
+            # shards parameters would never let go of theirs.
+            features = in_micro_batches(encode, len(valid_B), size=self.micro_batch)
+            if not self.training:
+                return {"text": features.text_BD, "video": features.video_BD}
+            rows = Rows.of(valid_B, gather=self.gather, rank=self.rank, noise=noise, micro_batch=self.micro_batch)
+            return self.model.loss(features, rows)

@@ -62,7 +62,9 @@ def parse(args_type: Any, argv: list[str], *, prog: str, example: str, default: 
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(args_type, prog=prog, description=description, args=argv, **options)
+            # A model's settings stay plain options, though there are several kinds of models.
+            locked = (tyro.conf.AvoidSubcommands,)
+            return tyro.cli(args_type, prog=prog, description=description, args=argv, config=locked, **options)
     except SystemExit as exit_:
         if exit_.code in (0, None):
             raise

@@ -3,7 +3,7 @@
 import dataclasses
 
 from cluster.optim import Optim
-from fpig_core.fpig import FPigConfig
+from fpig_core.models import ModelConfig
 from pipelines.plan import Shuffle
 
 
@@ -22,7 +22,7 @@ class TrainData:
 class Experiment:
     """Model, data, optimisation, global batch and seed: the same experiment gives the same result on any placement."""
 
-    model: FPigConfig
+    model: ModelConfig
     data: TrainData
     optim: Optim
     global_batch: int
@@ -30,3 +30,5 @@ class Experiment:
     epochs: int
     """Passes over the training videos; each visit draws one of a video's captions."""
     seed: int = 42
+    start: str = ""
+    """Model bundle whose weights training starts from, such as a pretrained generator; a folder or URL."""

@@ -1,5 +1,6 @@
 """``train``: one recipe, trained on a Ray cluster to a model bundle."""
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -24,7 +25,7 @@ from fpig_core.schedule import Phase, Schedule
 from jobs.budget import parse_fraction
 from jobs.cli import DONE, OVER_BUDGET, Report, execute, parse
 from jobs.experiment import Experiment
-from jobs.recipes import RECIPES
+from jobs.recipes import RECIPES, Recipe
 from jobs.revision import code_revision
 from jobs.tracking import deliver_waiting, output_run
 from pipelines import storage
@@ -58,19 +59,41 @@ class Args:
 
 def read_args(argv: list[str]) -> Args:
     """The recipe's name comes first, then what differs from it."""
-    listing = "\n".join(f"  {name:<18} {recipe.about}" for name, recipe in RECIPES.items())
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: python -m jobs.train RECIPE [options]\n\nRecipes:\n{listing}\n\nExample: {EXAMPLE}")
-        print("\nOptions of a recipe: python -m jobs.train RECIPE --help")
+        print(f"usage: python -m jobs.train RECIPE [--method METHOD] [options]\n\nRecipes:\n{listing()}")
+        print(f"\nExample: {EXAMPLE}\n\nOptions of a recipe: python -m jobs.train RECIPE --help")
         sys.exit(0)
     name, *rest = argv
     if name not in RECIPES:
         raise ValueError(f"got recipe {name!r}, wanted one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
+    method, rest = take_method(recipe, rest)
     default = Args(
-        experiment=recipe.experiment(), placement=recipe.placement(), monitor=recipe.monitor(), name=recipe.run_name
+        experiment=recipe.methods[method](),
+        placement=recipe.placement(),
+        monitor=recipe.monitor(),
+        name=recipe.run_name_of(method),
     )
-    return parse(Args, rest, prog=f"python -m jobs.train {name}", example=EXAMPLE, default=default)
+    return parse(Args, rest, prog=f"python -m jobs.train {name} --method {method}", example=EXAMPLE, default=default)
+
+
+def listing() -> str:
+    """Recipes and their methods, a line each."""
+    return "\n".join(f"  {name:<22} {recipe.about} [{', '.join(recipe.methods)}]" for name, recipe in RECIPES.items())
+
+
+def take_method(recipe: Recipe, options: list[str]) -> tuple[str, list[str]]:
+    """The method that the options ask for, the recipe's first by default, and the other options.
+
+    Raises:
+        ValueError: the recipe has no such method.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default=next(iter(recipe.methods)))
+    known, rest = parser.parse_known_args(options)
+    if known.method not in recipe.methods:
+        raise ValueError(f"got --method {known.method!r}, wanted one of {', '.join(recipe.methods)}")
+    return known.method, rest
 
 
 def main(args: Args) -> Report:
