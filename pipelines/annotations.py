@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.manifest import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 PROBLEMS = {
     "no_video_name": "the row names no video: left out",
@@ -110,20 +111,32 @@ def read_caption_table(url: str, *, columns: Columns = Columns()) -> Annotations
 
 
 def match_videos(records: list[Record], names: list[str]) -> Annotations:
-    """Keep the records whose video is among ``names`` (paths relative to the folder), found with or without suffix."""
+    """Keep the records whose video is among ``names`` (paths relative to the folder), found with or without suffix.
+
+    Without suffix the only video is meant, else the only image, whatever lies beside it.
+    """
     known = set(names)
     by_stem: dict[str, list[str]] = {}
     for name in names:
         by_stem.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
     kept, problems = [], []
     for record in records:
-        found = [record.path] if record.path in known else by_stem.get(record.path, [])
+        found = [record.path] if record.path in known else _meant(by_stem.get(record.path, []))
         if len(found) == 1:
             kept.append(record._replace(path=found[0]))
         else:
             kind = "unclear_video" if found else "missing_video"
             problems.append(Problem(0, kind, " ".join([record.path, *found])))
     return Annotations(kept, problems)
+
+
+def _meant(names: list[str]) -> list[str]:
+    """The videos among files of one stem, for want of any the images, for want of these all."""
+    for suffixes in (VIDEO_SUFFIXES, IMAGE_SUFFIXES):
+        media = [name for name in names if name.lower().endswith(suffixes)]
+        if media:
+            return media
+    return names
 
 
 def _rows(url: str, columns: Columns) -> Iterator[Mapping[Any, Any]]:

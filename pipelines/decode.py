@@ -20,8 +20,10 @@ from PIL import Image
 
 from fpig_core.frames import jittered_indices, uniform_indices
 from fpig_core.preprocess import Preprocess
+from pipelines.images import IMAGE_FORMATS, decode_image
 from pipelines.limits import VideoLimits
 from pipelines.quarantine import SampleError
+from pipelines.resize import to_model_size
 
 DEMUXERS = {"mp4": "mov", "mov": "mov", "mkv": "matroska", "webm": "matroska", "avi": "avi"}
 _STREAM_ERRORS = (FFmpegError, ValueError, MemoryError)
@@ -34,16 +36,19 @@ def decode_sample(
     preprocess: Preprocess,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """``decode_frames`` of a manifest row and of what ``read_videos`` gave for it.
+    """``decode_frames`` of a manifest row and of what ``read_videos`` gave for it; an image is a video of one frame.
 
     Raises:
         SampleError: the one in place of a video, or a code of the ``decode`` stage.
     """
     if isinstance(video, SampleError):
         raise video
+    suffix = record["video_suffix"]
+    if suffix in IMAGE_FORMATS:
+        return decode_image(video, suffix=suffix, preprocess=preprocess)
     return decode_frames(
         video,
-        suffix=record["video_suffix"],
+        suffix=suffix,
         preprocess=preprocess,
         start_s=record["start_s"],
         end_s=record["end_s"],
@@ -205,25 +210,9 @@ def _segment(time_N: np.ndarray, start_s: float | None, end_s: float | None) -> 
 
 
 def _to_model_size(frame: VideoFrame, preprocess: Preprocess) -> np.ndarray:
-    """uint8 [3, H, W]: upright, resized with antialiased bicubic, the centre cropped."""
+    """uint8 [3, H, W]: upright and resized."""
     rgb_HW3 = frame.reformat(format="rgb24", threads=1).to_ndarray()
-    image = Image.fromarray(np.rot90(rgb_HW3, k=round(frame.rotation / 90) % 4))
-    side, (width, height) = preprocess.size, image.size
-    if preprocess.resize_mode == "squash":
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
-    else:
-        # Resizing only what the crop leaves: the whole of a very long picture would not fit into memory.
-        across, down = (_centre(length, shortest=min(width, height), side=side) for length in (width, height))
-        box = (across[0], down[0], across[1], down[1])
-        image = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def _centre(length: int, *, shortest: int, side: int) -> tuple[float, float]:
-    """The pixels [start, stop) that the ``side`` in the middle show once ``shortest`` is resized to ``side``."""
-    resized = int(side * length / shortest)
-    start = round((resized - side) / 2)
-    return start * length / resized, (start + side) * length / resized
+    return to_model_size(Image.fromarray(np.rot90(rgb_HW3, k=round(frame.rotation / 90) % 4)), preprocess)
 
 
 def _text(error: Exception) -> str:

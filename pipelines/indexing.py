@@ -27,7 +27,7 @@ class BadShard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IndexReport:
-    """``reasons`` counts the rejected samples by reason code; ``num_ignored`` members belong to no sample."""
+    """``reasons`` counts the rejected samples by reason code; ``num_ignored`` members are of no use to any sample."""
 
     num_shards: int
     num_samples: int

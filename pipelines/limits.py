@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoLimits:
-    """A video over one of these is rejected as ``too_large``, by its bytes before it is read."""
+    """A video or image over one of these is rejected as ``too_large``, by its bytes before it is read."""
 
     max_bytes: int = 2 << 30
     max_pixels: int = 8192 * 4320

@@ -16,6 +16,7 @@ MANIFEST_NAME = "manifest.parquet"
 DIGEST_KEY = b"fpig.manifest_digest"
 OK = "ok"
 VIDEO_SUFFIXES = ("avi", "mkv", "mov", "mp4", "webm")
+IMAGE_SUFFIXES = ("jpeg", "jpg", "png", "webp")  # an image is a video of one frame
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -24,7 +25,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("shard_bytes", pa.int64()),
         ("key", pa.string()),
         ("video_id", pa.string()),
-        ("video_suffix", pa.string()),  # "mp4", without the dot
+        ("video_suffix", pa.string()),  # "mp4" or "jpg", without the dot
         ("video_offset", pa.int64()),  # of the video's first byte in the shard; -1 if there is none
         ("video_bytes", pa.int64()),
         ("captions", pa.list_(pa.string())),

@@ -2,12 +2,12 @@
 
 STAGES = {
     "index": {
-        "no_video": "the sample has captions but no video member",
-        "many_videos": "the sample has more than one video member",
-        "empty_video": "the video member holds no bytes",
+        "no_video": "the sample has captions but neither a video nor an image",
+        "many_videos": "the sample has more than one video, or no video and more than one image",
+        "empty_video": "the video or image holds no bytes",
         "bad_json": "the json member is not the expected object",
         "bad_text": "the txt member is not UTF-8",
-        "bad_segment": "start_s and end_s are not a span of time",
+        "bad_segment": "start_s and end_s are not a span of time, or are to cut an image",
         "text_too_large": "a json or txt member is over the size limit",
         "duplicate_key": "two samples or two members of the shard share a name",
         "dotted_key": "the key holds a dot, so readers disagree about where it ends",
@@ -19,14 +19,15 @@ STAGES = {
         "changed_bytes": "the bytes are not those that were indexed",
     },
     "decode": {
-        "bad_suffix": "no demuxer is allowed for the suffix",
-        "too_large": "the video is over a limit on bytes, pixels, frames or seconds",
+        "bad_suffix": "no demuxer or image format is allowed for the suffix",
+        "too_large": "the video or image is over a limit on bytes, pixels, frames or seconds",
         "bad_container": "the container cannot be opened as what its suffix says",
         "no_stream": "the container holds no video stream",
         "no_decoder": "nothing here can decode the video stream: unknown codec, or encrypted",
         "no_frames": "the video stream holds no frame",
         "bad_stream": "the video stream cannot be decoded to its end",
         "empty_segment": "the segment lies outside the video",
+        "bad_image": "the image is not what its suffix says, or cannot be decoded to its end",
     },
     "encode": {
         "not_finite": "the model gave a vector that is not finite",

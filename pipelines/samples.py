@@ -1,32 +1,48 @@
-"""From the members of one shard to its samples: which member is what, and what is wrong with it."""
+"""From the members of one shard to its samples: which member is what, and what is wrong with it.
+
+A sample is a video, or for want of one an image: a video of one frame. An image beside a video is its thumbnail and of
+no use, and so is an image that only has a longer name (``k.depth.png`` beside ``k.jpg``).
+"""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipelines.manifest import OK, VIDEO_SUFFIXES, sample_uid
+from pipelines.manifest import IMAGE_SUFFIXES, OK, VIDEO_SUFFIXES, sample_uid
 from pipelines.quarantine import SampleError
 from pipelines.tarwalk import Member, ShardError, TarWalk
 
 MAX_TEXT_BYTES = 1 << 20
 _TEXT_SUFFIXES = ("json", "txt")
+_SUFFIXES = {*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *_TEXT_SUFFIXES}
 _MAX_SECONDS = 1e9
 
 
 @dataclasses.dataclass(kw_only=True)
+class Media:
+    """A video or image as it lies in the shard; ``sha256`` stays "" unless all its bytes are there."""
+
+    offset: int = -1
+    num_bytes: int = 0
+    sha256: str = ""
+
+
+@dataclasses.dataclass(kw_only=True)
 class Sample:
-    """What was found under one key. The first thing wrong with it gives its status."""
+    """What was found under one key, members by suffix. The first thing wrong with it gives its status."""
 
     key: str
     status: str = OK
     reason: str = ""
-    suffix: str = ""
-    offset: int = -1
-    num_bytes: int = 0
-    sha256: str = ""
+    media: dict[str, Media] = dataclasses.field(default_factory=dict)
     text: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shown(self) -> list[str]:
+        """Suffixes of the videos, or without any of the images: there should be exactly one."""
+        return [suffix for suffix in self.media if suffix in VIDEO_SUFFIXES] or list(self.media)
 
     def reject(self, code: str, detail: str) -> None:
         if self.status == OK:
@@ -34,12 +50,20 @@ class Sample:
 
     def row(self, shard: str, shard_bytes: int) -> dict[str, Any]:
         """The sample as a row of the manifest."""
+        suffix, *others = self.shown or [""]
+        media = self.media.get(suffix, Media())
+        if others:
+            self.reject("many_videos", " and ".join(self.shown))
+        elif suffix and not media.num_bytes:
+            self.reject("empty_video", f"at {media.offset}")
         try:
             fields = _describe(self.text)
+            if suffix in IMAGE_SUFFIXES and (fields["start_s"] or fields["end_s"]):
+                raise SampleError("bad_segment", f"{fields['start_s']} to {fields['end_s']} of an image")
         except SampleError as error:
             self.reject(error.code, error.detail)
             fields = {"video_id": "", "captions": [], "start_s": None, "end_s": None}
-        if not self.suffix:
+        if not suffix:
             self.reject("no_video", f"members: {', '.join(sorted(self.text))}")
         name = self.key.rpartition("/")[2]
         return {
@@ -49,19 +73,19 @@ class Sample:
             "key": self.key,
             **fields,
             "video_id": fields["video_id"] or name,
-            "video_suffix": self.suffix,
-            "video_offset": self.offset,
-            "video_bytes": self.num_bytes,
-            "sha256": self.sha256,
+            "video_suffix": suffix,
+            "video_offset": media.offset,
+            "video_bytes": media.num_bytes,
+            "sha256": media.sha256,
             "status": self.status,
             "reason": self.reason,
         }
 
 
 def collect_samples(chunks: Iterator[bytes]) -> tuple[list[Sample], int, ShardError | None]:
-    """(samples in the order of the tar, number of members that belong to none, the damage that ended the walk)."""
+    """(samples in the order of the tar, number of members of no use, the damage that ended the walk)."""
     samples: dict[str, Sample] = {}
-    walk, num_ignored = TarWalk(chunks), 0
+    walk, num_ignored, damage = TarWalk(chunks), 0, None
     try:
         for member in walk:
             key, suffix = split_name(_printable(member.name))
@@ -70,16 +94,25 @@ def collect_samples(chunks: Iterator[bytes]) -> tuple[list[Sample], int, ShardEr
             else:
                 num_ignored += 1
     except ShardError as error:
-        return list(samples.values()), num_ignored + walk.num_skipped, error
-    return list(samples.values()), num_ignored + walk.num_skipped, None
+        damage = error
+    kept = {key: sample for key, sample in samples.items() if not _is_side_image(sample, samples)}
+    num_ignored += sum(len(sample.media) for sample in samples.values())
+    num_ignored -= sum(len(sample.shown) for sample in kept.values())
+    return list(kept.values()), num_ignored + walk.num_skipped, damage
+
+
+def _is_side_image(sample: Sample, samples: Mapping[str, Sample]) -> bool:
+    """True of an image alone whose key, cut at the first dot as WebDataset does, is that of another sample."""
+    folder, slash, name = sample.key.rpartition("/")
+    is_image_alone = not sample.text and not any(suffix in VIDEO_SUFFIXES for suffix in sample.media)
+    return is_image_alone and "." in name and f"{folder}{slash}{name.partition('.')[0]}" in samples
 
 
 def split_name(name: str) -> tuple[str, str]:
     """(key, suffix) of a member, cut at the last dot; the suffix is "" for members that are no part of a sample."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.rpartition(".")
-    known = suffix.lower() in (*VIDEO_SUFFIXES, *_TEXT_SUFFIXES)
-    if not known or not stem or base.startswith("."):
+    if suffix.lower() not in _SUFFIXES or not stem or base.startswith("."):
         return name, ""
     return f"{folder}{slash}{stem}", suffix.lower()
 
@@ -87,15 +120,13 @@ def split_name(name: str) -> tuple[str, str]:
 def _add(sample: Sample, suffix: str, member: Member, walk: TarWalk) -> None:
     if "." in sample.key.rpartition("/")[2]:
         sample.reject("dotted_key", f"{sample.key}.{suffix}")
-    if suffix in sample.text or suffix == sample.suffix:
+    if suffix in sample.text or suffix in sample.media:
         sample.reject("duplicate_key", f"two members {sample.key}.{suffix}")
         return
-    if suffix in VIDEO_SUFFIXES and sample.suffix:
-        sample.reject("many_videos", f"{sample.suffix} and {suffix}")
-        return
     try:
-        if suffix in VIDEO_SUFFIXES:
-            _add_video(sample, suffix, member, walk)
+        if suffix not in _TEXT_SUFFIXES:
+            sample.media[suffix] = Media(offset=member.offset, num_bytes=member.size)
+            sample.media[suffix].sha256 = _sha256(walk.body())
         elif member.size > MAX_TEXT_BYTES:
             sample.text[suffix] = b""
             sample.reject("text_too_large", f"{suffix} of {member.size} bytes, limit {MAX_TEXT_BYTES}")
@@ -107,14 +138,11 @@ def _add(sample: Sample, suffix: str, member: Member, walk: TarWalk) -> None:
         raise
 
 
-def _add_video(sample: Sample, suffix: str, member: Member, walk: TarWalk) -> None:
-    sample.suffix, sample.offset, sample.num_bytes = suffix, member.offset, member.size
-    if not member.size:
-        sample.reject("empty_video", f"at {member.offset}")
+def _sha256(pieces: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for piece in walk.body():
+    for piece in pieces:
         digest.update(piece)
-    sample.sha256 = digest.hexdigest()
+    return digest.hexdigest()
 
 
 def _describe(text: dict[str, bytes]) -> dict[str, Any]:

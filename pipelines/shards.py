@@ -1,4 +1,4 @@
-"""Write shards: records and their videos in, WebDataset tars of about equal size out, the same bytes every time."""
+"""Write shards: records and their videos (or images) in, WebDataset tars of about equal size out, always the same."""
 
 import dataclasses
 import hashlib
@@ -12,10 +12,11 @@ from webdataset.writer import TarWriter
 
 from pipelines import storage
 from pipelines.annotations import Problem, Record, match_videos
-from pipelines.manifest import VIDEO_SUFFIXES
+from pipelines.manifest import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 WRITTEN_NAME = "_WRITTEN.json"
 _BLOCK = 512
+_ALLOWED = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,19 +40,19 @@ def write_shards(
 ) -> WriteReport:
     """Write ``shard-000000.tar`` … under ``out_url``, and ``_WRITTEN.json`` when all of them are there.
 
-    A shard holds at least one sample and otherwise at most ``shard_bytes`` of members. Any video file goes in, sound
-    or not. ``progress`` is called with (samples done, samples in all).
+    A shard holds at least one sample and otherwise at most ``shard_bytes`` of members. Any file of a known suffix goes
+    in, sound or not. ``progress`` is called with (samples done, samples in all).
 
     Raises:
         ValueError: no video is left, or the folder holds shards of other inputs.
     """
     listed = {storage.relative(url, videos_url): stamp for url, stamp in storage.list_stamps(videos_url).items()}
     matched, problems = match_videos(records, list(listed))
-    kept = [record for record in matched if _suffix(record) in VIDEO_SUFFIXES]
-    problems += [Problem(0, "bad_suffix", record.path) for record in matched if _suffix(record) not in VIDEO_SUFFIXES]
+    kept = [record for record in matched if _suffix(record) in _ALLOWED]
+    problems += [Problem(0, "bad_suffix", record.path) for record in matched if _suffix(record) not in _ALLOWED]
     if not kept:
         raise ValueError(
-            f"got {len(records)} records, {len(listed)} files under {videos_url} and no video for any record; "
+            f"got {len(records)} records, {len(listed)} files under {videos_url} and no video or image for any record; "
             "check the folder and the column of file names"
         )
     plan = plan_shards(kept, {record.path: listed[record.path][0] for record in kept}, shard_bytes=shard_bytes)

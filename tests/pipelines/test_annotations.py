@@ -107,6 +107,24 @@ def test_a_missing_table_says_so(tmp_path):
         read_caption_table(str(tmp_path / "t.csv"))
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["a.jpg", "a.mp4", "a.json"], ["a.mp4"]),
+        (["a.PNG", "a.txt"], ["a.PNG"]),
+        (["a.jpg", "a.png"], []),
+        (["a.mkv", "a.mp4", "a.jpg"], []),
+        (["a.flv"], ["a.flv"]),
+    ],
+)
+def test_a_name_without_suffix_means_the_video_or_the_image(names, found):
+    matched, problems = match_videos([Record("a", "a", "all", (), None, None)], names)
+    assert [record.path for record in matched] == found
+    assert [problem.kind for problem in problems] == ([] if found else ["unclear_video"])
+    exact, _ = match_videos([Record(names[0], "a", "all", (), None, None)], names)
+    assert [record.path for record in exact] == names[:1]
+
+
 @given(
     names=st.lists(st.sampled_from(["a.mp4", "a.mkv", "b.mp4", "d/c.webm"]), unique=True),
     asked=st.lists(st.sampled_from(["a", "a.mp4", "b", "b.mp4", "d/c", "c", "e.mp4"])),

@@ -63,7 +63,12 @@ V = ("k.mp4", b"video")
     [
         ([("k.json", META)], "no_video"),
         ([V, ("k.webm", b"w")], "many_videos"),
+        ([("k.jpg", b"i"), ("k.png", b"j")], "many_videos"),
         ([("k.mp4", b"")], "empty_video"),
+        ([("k.jpg", b"")], "empty_video"),
+        ([("k.jpg", b"i"), ("k.mp4", b"")], "empty_video"),
+        ([("k.jpg", b"i"), ("k.json", META)], "bad_segment"),
+        ([("k.jpg", b"i"), ("k.jpg", b"i")], "duplicate_key"),
         ([V, ("k.json", b"{")], "bad_json"),
         ([V, ("k.json", b"[]")], "bad_json"),
         ([V, ("k.json", b"[" * 100_000)], "bad_json"),
@@ -81,6 +86,9 @@ V = ("k.mp4", b"video")
         ([V, ("k.mp4", b"other")], "duplicate_key"),
         ([V, ("k.json", META), ("k.json", META)], "duplicate_key"),
         ([V], "ok"),
+        ([("k.jpg", b"i")], "ok"),
+        ([("k.jpg", b"i"), ("k.json", b'{"start_s": 0}')], "ok"),
+        ([("k.jpg", b""), V, ("k.png", b"j"), ("k.json", META)], "ok"),
         ([("k.MP4", b"video"), ("k.JSON", META)], "ok"),
         ([V, ("k.json", b'{"captions": ["\\ud800"]}')], "ok"),
     ],
@@ -109,7 +117,9 @@ def test_dotted_keys_are_told_apart_and_rejected(tmp_path):
     [
         ("a.mp4", "a", "mp4"),
         ("d.d/a.json", "d.d/a", "json"),
-        ("a.jpg", "a.jpg", ""),
+        ("a.JPG", "a", "jpg"),
+        ("a.depth.png", "a.depth", "png"),
+        ("a.gif", "a.gif", ""),
         ("._a.mp4", "._a.mp4", ""),
         (".mp4", ".mp4", ""),
         ("d/mp4", "d/mp4", ""),
@@ -153,6 +163,31 @@ def test_compressed_shards_are_not_overlooked(tmp_path):
 def test_other_members_are_counted(tmp_path):
     report, _ = index(tmp_path, a=[V, ("k.jpg", b"x"), ("._k.mp4", b"x"), ("notes", b"x")])
     assert (report.num_samples, report.num_ignored) == (1, 3)
+
+
+def test_images_are_samples_and_thumbnails_are_not(tmp_path):
+    """As img2dataset and video2dataset write them, in one shard."""
+    image, video = os.urandom(700), os.urandom(900)
+    members = [
+        *(("i.jpg", image), ("i.json", b'{"caption": "a cat", "width": 4, "sha256": "x"}'), ("i.txt", b"a cat")),
+        *(("i.depth.png", b"d"), ("lone.depth.png", b"d")),
+        *(("v.jpg", b"thumbnail"), ("v.mp4", video), ("v.txt", b"a dog"), ("v.webp", b"another")),
+        *(("w.mp4", video), ("w.jpg", b""), ("x.9.png", b"i"), ("x.9.txt", b"captioned"), ("x.mp4", video)),
+    ]
+    report, rows = index(tmp_path, a=members)
+    assert {key: (row["status"], row["video_suffix"], row["captions"]) for key, row in rows.items()} == {
+        "i": ("ok", "jpg", ["a cat"]),
+        "lone.depth": ("dotted_key", "png", []),
+        "v": ("ok", "mp4", ["a dog"]),
+        "w": ("ok", "mp4", []),
+        "x.9": ("dotted_key", "png", ["captioned"]),
+        "x": ("ok", "mp4", []),
+    }
+    assert rows["i"]["sha256"] == hashlib.sha256(image).hexdigest()
+    assert (report.num_samples, report.num_ok, report.num_captioned, report.num_ignored) == (6, 4, 2, 4)
+    assert report.num_video_bytes == 700 + 3 * 900 + 2
+    positions = [number for number, key in enumerate(rows) if rows[key]["status"] == "ok"]
+    assert read_videos(load_manifest(str(tmp_path)), positions) == [image, video, video, video]
 
 
 def test_names_that_are_not_utf8_stay_apart(tmp_path):

@@ -54,11 +54,23 @@ def test_samples_come_back_as_they_went_in(tmp_path, videos):
     assert (report.num_samples, report.num_shards, report.problems) == (4, 1, [])
 
 
+def test_images_are_written_as_videos_are(tmp_path, videos):
+    data = {name: os.urandom(50) for name in ("p.jpg", "q.PNG", "r.webp", "s.jpeg")}
+    for name, image in data.items():
+        (videos / name).write_bytes(image)
+    report = write(tmp_path / "out", videos, [record("a.mp4"), *(record(name) for name in data), record("e.flv")])
+    (members,) = read_all(tmp_path / "out").values()
+    written = {name: body for name, body in members.items() if not name.endswith((".json", ".mp4"))}
+    assert list(written) == ["000000001.jpg", "000000002.png", "000000003.webp", "000000004.jpeg"]
+    assert list(written.values()) == list(data.values())
+    assert (report.num_samples, [problem.kind for problem in report.problems]) == (5, ["bad_suffix"])
+
+
 def test_what_cannot_be_written_is_told(tmp_path, videos):
     report = write(tmp_path / "out", videos, [*RECORDS, record("e.flv"), record("gone.mp4")])
     assert report.num_samples == 4
     assert sorted(problem.kind for problem in report.problems) == ["bad_suffix", "missing_video"]
-    with pytest.raises(ValueError, match="no video for any record"):
+    with pytest.raises(ValueError, match="no video or image for any record"):
         write(tmp_path / "none", videos, [record("gone.mp4")])
 
 
