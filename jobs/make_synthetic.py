@@ -8,11 +8,15 @@ from rich.progress import Progress
 from jobs.cli import Report, launch
 from pipelines import storage
 from pipelines.synthetic import CAPTIONS_NAME, World, write_world
+from pipelines.synthetic_stills import STILLS_NAME, TABLE_NAME, Stills, write_stills
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Write OUT/videos/*.mp4 (H.264) and OUT/captions.csv. The same settings give the same bytes; a rerun continues."""
+    """Write OUT/videos/*.mp4 (H.264) and OUT/captions.csv, and by option stills for the stage before retrieval.
+
+    The same settings give the same bytes; a rerun continues.
+    """
 
     out: str
     train: int = 600
@@ -20,6 +24,8 @@ class Args:
     test: int = 200
     corrupt: int = 2
     """Broken videos added to the test split: damaged ones and ones without frames, in turn."""
+    stills: int = 0
+    """Captioned stills to write to OUT/stills/*.jpg and OUT/stills.csv, one in ten of them for validation."""
     seed: int = 0
     size: int = 96
     """Height and width in pixels."""
@@ -40,6 +46,7 @@ def main(args: Args) -> Report:
         size=args.size,
         num_frames=args.frames,
     )
+    stills = Stills(count=args.stills, seed=args.seed, size=args.size) if args.stills else None
     if args.workers < 1:
         raise ValueError(f"got --workers {args.workers}, wanted at least 1")
     with Progress(transient=True) as bar:
@@ -50,7 +57,19 @@ def main(args: Args) -> Report:
             num_workers=args.workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    videos, captions = storage.join(args.out, "videos"), storage.join(args.out, CAPTIONS_NAME)
+        if stills:
+            task = bar.add_task("stills", total=args.stills)
+            written |= write_stills(
+                args.out,
+                stills,
+                num_workers=args.workers,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    commands = []
+    if args.train or args.val or args.test or args.corrupt:
+        commands.append(_pack(args.out, "videos", CAPTIONS_NAME, "shards"))
+    if stills:
+        commands.append(_pack(args.out, STILLS_NAME, TABLE_NAME, "still_shards"))
     return Report(
         title="Synthetic world" if written else "Synthetic world: already there, nothing to do",
         summary={
@@ -60,11 +79,17 @@ def main(args: Args) -> Report:
             "val": args.val,
             "test": args.test,
             "corrupt": args.corrupt,
+            "stills": args.stills,
             "seed": args.seed,
         },
-        next_command=f"python -m jobs.write_shards --videos {videos} --captions {captions} "
-        f"--out {storage.join(args.out, 'shards')}",
+        next_command=" && ".join(commands),
     )
+
+
+def _pack(out: str, folder: str, table: str, shards: str) -> str:
+    """The command that makes shards of a folder and its table."""
+    videos, captions, target = (storage.join(out, name) for name in (folder, table, shards))
+    return f"python -m jobs.write_shards --videos {videos} --captions {captions} --out {target}"
 
 
 def cli() -> None:

@@ -1,4 +1,4 @@
-"""Pack a folder of videos and a table of captions into WebDataset shards."""
+"""Pack a folder of videos or images and a table of captions into WebDataset shards."""
 
 import dataclasses
 from collections import Counter
@@ -16,7 +16,7 @@ class Args:
     """Write OUT/SPLIT/shard-000000.tar … for every split of the table. Rows that are left out are reported."""
 
     videos: str
-    """Folder of the videos: a path or s3://…"""
+    """Folder of the videos or images: a path or s3://…"""
     captions: str
     """Table of captions: .csv, .tsv, .jsonl or .parquet."""
     out: str

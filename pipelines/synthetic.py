@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -44,6 +44,15 @@ class World:
             )
 
 
+class CaptionRow(NamedTuple):
+    """One row of a table of captions; ``video`` is the file's name in its folder."""
+
+    video: str
+    caption: str
+    split: str
+    video_id: str
+
+
 class Clip(NamedTuple):
     """One video to make; ``flaw`` is "", "cut" (damaged bytes) or "empty" (a container without frames)."""
 
@@ -67,30 +76,44 @@ def write_world(
         ValueError: the folder holds another world.
     """
     settings = {"version": _VERSION, **dataclasses.asdict(world)}
-    world_url, captions_url = storage.join(url, WORLD_NAME), storage.join(url, CAPTIONS_NAME)
-    if storage.exists(world_url):
-        found = json.loads(storage.read_bytes(world_url))
-        if found != settings:
-            raise ValueError(f"got {url} with the world {found}, wanted {settings}; choose another folder or remove it")
-        if storage.exists(captions_url):
-            return False
-    storage.write_bytes(world_url, json.dumps(settings, indent=2).encode() + b"\n")
+    captions_url = storage.join(url, CAPTIONS_NAME)
+    if is_written(storage.join(url, WORLD_NAME), captions_url, settings):
+        return False
 
     clips = list(plan_clips(world))
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[CaptionRow] = []
     # Spawned, not forked: the caller may run threads (Ray, fsspec).
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         results = pool.map(_write_clip, [url] * len(clips), [world] * len(clips), clips, chunksize=8)
         for done, (clip, captions) in enumerate(zip(clips, results, strict=True), start=1):
-            rows += [(f"{clip.video_id}.mp4", caption, clip.split, clip.video_id) for caption in captions]
+            rows += [CaptionRow(f"{clip.video_id}.mp4", caption, clip.split, clip.video_id) for caption in captions]
             progress(done, len(clips))
+    write_captions(captions_url, rows)
+    return True
 
+
+def is_written(record_url: str, table_url: str, settings: dict[str, Any]) -> bool:
+    """True if what ``settings`` describe is complete, which the table shows; else they are on record from now on.
+
+    Raises:
+        ValueError: other settings are on record.
+    """
+    if storage.exists(record_url):
+        found = json.loads(storage.read_bytes(record_url))
+        if found != settings:
+            raise ValueError(f"got {record_url} with {found}, wanted {settings}; choose another folder or remove this")
+        return storage.exists(table_url)
+    storage.write_bytes(record_url, json.dumps(settings, indent=2).encode() + b"\n")
+    return False
+
+
+def write_captions(url: str, rows: list[CaptionRow]) -> None:
+    """The table that ``annotations.read_caption_table`` reads."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("video", "caption", "split", "video_id"))
+    writer.writerow(CaptionRow._fields)
     writer.writerows(rows)
-    storage.write_bytes(captions_url, table.getvalue().encode())
-    return True
+    storage.write_bytes(url, table.getvalue().encode())
 
 
 def plan_clips(world: World) -> Iterator[Clip]:

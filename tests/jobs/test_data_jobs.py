@@ -4,9 +4,12 @@ import sys
 
 import pytest
 
+from fpig_core.preprocess import Preprocess
 from jobs import index_shards, make_synthetic, write_shards
 from jobs.cli import DONE, OVER_BUDGET
+from pipelines.decode import decode_sample
 from pipelines.manifest import load_manifest
+from pipelines.reader import read_videos
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,31 @@ def test_from_world_to_manifests(world, tmp_path):
     }
     assert load_manifest(str(tmp_path / "test")).captioned.sum() == 4
     json.dumps(report.summary)
+
+
+def test_stills_take_the_same_way(tmp_path):
+    args = make_synthetic.Args(
+        out=str(tmp_path), train=0, val=0, test=0, corrupt=0, stills=30, size=32, frames=1, workers=1
+    )
+    report = make_synthetic.main(args)
+    assert report.next_command == (
+        f"python -m jobs.write_shards --videos {tmp_path}/stills --captions {tmp_path}/stills.csv "
+        f"--out {tmp_path}/still_shards"
+    )
+    shards = str(tmp_path / "still_shards")
+    packed = write_shards.main(
+        write_shards.Args(videos=str(tmp_path / "stills"), captions=str(tmp_path / "stills.csv"), out=shards)
+    )
+    assert packed.summary["problems"] == []
+    report = index_shards.main(index_shards.Args(root=shards, max_rejected="0%"))
+    assert report.exit_code == DONE
+    assert {name: found["num_captioned"] for name, found in report.summary["sets"].items()} == {"train": 27, "val": 3}
+    manifest = load_manifest(f"{shards}/val")
+    assert manifest.table.column("video_suffix").to_pylist() == ["jpg"] * 3
+    for record, data in zip(manifest.table.to_pylist(), read_videos(manifest, range(3)), strict=True):
+        frames = decode_sample(record, data, preprocess=Preprocess(num_frames=1, size=32))
+        assert frames.shape == (1, 3, 32, 32)
+    assert not make_synthetic.main(args).summary["written"]
 
 
 def test_one_set_is_indexed_where_it_lies(world, tmp_path):

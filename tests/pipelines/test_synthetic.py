@@ -7,9 +7,11 @@ from fpig_core.preprocess import Preprocess
 from pipelines import storage, synthetic_world
 from pipelines.annotations import read_caption_table
 from pipelines.decode import decode_frames
+from pipelines.images import decode_image
 from pipelines.quarantine import SampleError
 from pipelines.synthetic import World, encode, make_clip, plan_clips, write_world
 from pipelines.synthetic_captions import describe, stills
+from pipelines.synthetic_stills import Stills, draw_batch, write_stills
 from pipelines.synthetic_world import COLOURS, SHAPES, TEXTURES, Thing, make_scene, render
 
 TINY = World(num_train=4, num_val=2, num_test=3, num_corrupt=2, size=32, num_frames=6, seed=5)
@@ -145,6 +147,44 @@ def test_a_world_is_written_once_continued_and_reproduced(tmp_path):
         except SampleError as error:
             codes.append((record.video_id, error.code))
     assert codes == [("test-cut-00000", "bad_container"), ("test-empty-00001", "no_stream")]
+
+
+def test_stills_are_written_once_continued_and_reproduced(tmp_path):
+    plan, steps = Stills(count=300, size=16, seed=5), []
+    assert write_stills(str(tmp_path / "a"), plan, num_workers=1, progress=lambda *step: steps.append(step))
+    assert steps == [(256, 300), (300, 300)]
+    whole = content(tmp_path / "a")
+    assert len(whole) == 302
+    assert not write_stills(str(tmp_path / "a"), plan)
+
+    (tmp_path / "a/stills.csv").unlink()
+    (tmp_path / "a/stills/val-still-000009.jpg").unlink()
+    assert write_stills(str(tmp_path / "a"), plan, num_workers=2)
+    assert content(tmp_path / "a") == whole
+    with pytest.raises(ValueError, match="another folder"):
+        write_stills(str(tmp_path / "a"), Stills(count=300, size=16, seed=6))
+
+    table = read_caption_table(str(tmp_path / "a/stills.csv"))
+    assert table.problems == []
+    assert [record.split for record in table.records].count("val") == 30
+    drawn_stills = [*draw_batch(plan, 0), *draw_batch(plan, 256)]
+    assert [(r.path, r.captions) for r in table.records] == [(row.video, (row.caption,)) for row, _ in drawn_stills]
+    data = storage.read_bytes(str(tmp_path / "a/stills" / table.records[7].path))
+    (got,) = decode_image(data, suffix="jpg", preprocess=Preprocess(num_frames=1, size=16))
+    assert np.abs(got.astype(int) - drawn_stills[7][1]).mean() < 8
+
+
+def test_stills_differ_from_seed_to_seed_and_from_those_of_pretraining():
+    plan = Stills(count=20, size=16)
+    told = [row.caption for row, _ in draw_batch(plan, 0)]
+    assert told != [row.caption for row, _ in draw_batch(Stills(count=20, size=16, seed=1), 0)]
+    assert all(told != stills(np.random.default_rng([0, number]), 20, 16)[1] for number in range(8))
+
+
+@pytest.mark.parametrize("settings", [{"count": 9}, {"count": 10, "size": 8}, {"count": 10, "seed": -1}])
+def test_stills_are_checked(settings):
+    with pytest.raises(ValueError, match="wanted"):
+        Stills(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"num_train": -1}, {"size": 33}, {"num_frames": 0}])
