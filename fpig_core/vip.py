@@ -167,6 +167,11 @@ class VipEncoder(nn.Module):
         return torch.cat([global_BMV, frame_BFSV.flatten(1, 2)], dim=1)
 
     def _times(self, num_frames: int) -> Tensor:
-        if num_frames == len(self.temporal_embedding):
-            return self.temporal_embedding
-        return nnf.interpolate(self.temporal_embedding.T[None], size=num_frames, mode="linear")[0].T
+        return interpolate_times(self.temporal_embedding, num_frames)
+
+
+def interpolate_times(time_FV: Tensor, num_frames: int) -> Tensor:
+    """A table of times of another length, linear between the centres of frames; the same table for the same length."""
+    if num_frames == len(time_FV):
+        return time_FV
+    return nnf.interpolate(time_FV.T[None], size=num_frames, mode="linear")[0].T

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fpig_core.backbone import Backbone
 from fpig_core.fpig import FPig, FPigConfig
-from fpig_core.vip import VipEncoder
+from fpig_core.vip import VipEncoder, interpolate_times
 
 
 def token_places(num_globals: int, num_frames: int, frame_width: int) -> list[tuple[int, int]]:
@@ -94,6 +94,40 @@ def test_times_are_interpolated_for_other_lengths(tiny_clip, num_frames):
     times = encoder._times(num_frames)[:, 0]
     assert torch.all(times.diff() >= 0)
     assert times.mean().item() == pytest.approx(1.0)
+
+
+def slow_times(time_FV: Tensor, num_frames: int) -> Tensor:
+    """Frame i of n stands at (i + ½) / n of the video; between two of the table it is their weighted mean."""
+    rows = []
+    for number in range(num_frames):
+        place = (number + 0.5) / num_frames * len(time_FV) - 0.5
+        place = min(max(place, 0.0), len(time_FV) - 1.0)
+        low = min(int(place), len(time_FV) - 1)
+        high = min(low + 1, len(time_FV) - 1)
+        rows.append((1 - (place - low)) * time_FV[low] + (place - low) * time_FV[high])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("table", [1, 2, 3, 6, 12])
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 7, 12, 32])
+def test_times_lie_on_the_lines_between_the_frames_of_the_table(table, num_frames):
+    time_FV = torch.randn(table, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(table))
+    got = interpolate_times(time_FV, num_frames)
+    torch.testing.assert_close(got, slow_times(time_FV, num_frames), rtol=1e-12, atol=1e-12)
+    assert torch.equal(interpolate_times(time_FV, table), time_FV)
+    torch.testing.assert_close(interpolate_times(time_FV.flip(0), num_frames), got.flip(0), rtol=1e-12, atol=1e-12)
+    assert (got.amax(dim=0) <= time_FV.amax(dim=0) + 1e-12).all()
+    assert (got.amin(dim=0) >= time_FV.amin(dim=0) - 1e-12).all()
+
+
+@pytest.mark.parametrize("num_frames", [1, 4])
+def test_the_table_learns_from_videos_of_another_length(tiny_clip, num_frames):
+    encoder = VipEncoder(tiny_clip.visual, num_frames=3)
+    frames = torch.randn(1, num_frames, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    encoder(frames).token_BND.square().sum().backward()
+    assert encoder.temporal_embedding.grad is not None
+    used = encoder.temporal_embedding.grad.abs().sum(dim=1) > 0
+    assert used.tolist() == ([False, True, False] if num_frames == 1 else [True] * 3)
 
 
 def test_added_tokens_can_start_from_the_class_embedding(tiny_clip):
