@@ -40,6 +40,8 @@ class TrainTask:
     placement: Placement
     monitor: Monitor
     run_url: str
+    start_url: str = ""
+    """Bundle whose weights a new run starts from; empty for none."""
 
     @property
     def checkpoints(self) -> CheckpointStore:

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
+import fsspec
 import numpy as np
 import ray.train
 import ray.train.torch
@@ -18,10 +19,12 @@ from cluster.meter import Meter
 from cluster.placement import autocast_dtype
 from cluster.task import BLOCKS, TrainTask
 from fpig_core.backbone import tokenize
+from fpig_core.bundle import CONFIG, WEIGHTS
 from fpig_core.metrics import retrieval_metrics
 from fpig_core.models import build_model
 from fpig_core.rows import Noise
 from fpig_core.speed import checkpoint_blocks, compile_blocks
+from fpig_core.start import start_from
 from fpig_core.training_step import TrainingStep
 
 
@@ -35,6 +38,8 @@ class TrainWorker:
         self.device = ray.train.torch.get_device()
         torch.manual_seed(task.seed)
         self.model = build_model(task.model)
+        if task.start_url:
+            self._start_from(task.start_url)
         if task.placement.gradient_checkpointing:
             checkpoint_blocks(self.model)
         if task.placement.compile:
@@ -50,6 +55,13 @@ class TrainWorker:
         self.meter = Meter(self.device)
         self.validated: list[tuple[Tensor, Tensor, Tensor]] = []
         self.best_val_r1 = -1.0
+
+    def _start_from(self, bundle_url: str) -> None:
+        filesystem, root = fsspec.core.url_to_fs(bundle_url)
+        with tempfile.TemporaryDirectory() as local:
+            for name in (WEIGHTS, CONFIG):
+                filesystem.get_file(f"{root}/{name}", f"{local}/{name}")
+            start_from(self.model, local)
 
     def run(self) -> None:
         """Work through the stream; the number of its first block names the checkpoint to start from."""

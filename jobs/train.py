@@ -5,7 +5,6 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,17 +20,17 @@ from cluster.tracking import Tracker
 from cluster.training import find_resume_point, run_training
 from fpig_core.backbone import locate
 from fpig_core.models import check_config
-from fpig_core.schedule import Phase, Schedule
+from fpig_core.schedule import Phase
 from jobs.budget import parse_fraction
 from jobs.cli import DONE, OVER_BUDGET, Report, execute, parse
 from jobs.experiment import Experiment
 from jobs.recipes import RECIPES, Recipe
 from jobs.revision import code_revision
+from jobs.run_setup import claim_run, make_plan, settle_start
 from jobs.tracking import deliver_waiting, output_run
 from pipelines import storage
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.places import ORIGIN, absolute
-from pipelines.plan import Plan
 from pipelines.stream import StreamSource, make_stream
 
 EXAMPLE = "python -m jobs.train msrvtt-fpig-b32 --optim.lr 3e-6 --placement.num-workers 8"
@@ -97,14 +96,14 @@ def take_method(recipe: Recipe, options: list[str]) -> tuple[str, list[str]]:
 
 
 def main(args: Args) -> Report:
-    check_config(args.experiment.model)
+    model, start_id = settle_start(args.experiment)
+    check_config(model)
     parse_fraction(args.max_rejected)
     manifests: dict[Phase, Manifest] = {
         "train": load_manifest(absolute(args.experiment.data.train)),
         "val": load_manifest(absolute(args.experiment.data.val)),
     }
     plan = make_plan(args.experiment, manifests)
-    model = args.experiment.model
     task = TrainTask(
         model=dataclasses.replace(model, backbone=locate(model.backbone)),
         optim=args.experiment.optim,
@@ -113,9 +112,10 @@ def main(args: Args) -> Report:
         placement=args.placement,
         monitor=args.monitor,
         run_url=storage.join(absolute(args.placement.storage), args.name),
+        start_url=absolute(args.experiment.start) if start_id else "",
     )
     block_rows = args.placement.rows_per_worker(args.experiment.global_batch)
-    claim_run(task.run_url, args.experiment, manifests)
+    claim_run(task.run_url, args.experiment, manifests, start_id=start_id)
     if storage.exists(storage.join(task.run_url, "model", ORIGIN)):
         print(f"{task.run_url} is finished; nothing to do")
         deliver_waiting(task.run_url, tracking=args.tracking, name=args.name)
@@ -161,50 +161,6 @@ def summarise(args: Args, task: TrainTask) -> Report:
         next_command=next_command,
         exit_code=OVER_BUDGET if over_budget else DONE,
     )
-
-
-def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Plan:
-    """The plan of a run.
-
-    Raises:
-        ValueError: a shard set has no captioned sample.
-    """
-    counts = {phase: int(manifest.captioned.sum()) for phase, manifest in manifests.items()}
-    for phase, manifest in manifests.items():
-        if not counts[phase]:
-            raise ValueError(f"got no captioned video in {manifest.root}; data.{phase} needs some")
-    schedule = Schedule(
-        num_train=counts["train"],
-        num_val=counts["val"],
-        global_batch=experiment.global_batch,
-        epochs=experiment.epochs,
-    )
-    digest = manifests["train"].digest
-    return Plan(schedule=schedule, seed=experiment.seed, digest=digest, shuffle=experiment.data.shuffle)
-
-
-def claim_run(run_url: str, experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> None:
-    """Tie a run's folder to one experiment, and keep the resolved settings there.
-
-    A folder without results is free: a start that failed, for want of nodes say, holds nobody to its settings.
-
-    Raises:
-        ValueError: the folder belongs to another experiment, or cannot be written.
-    """
-    digests = {f"{phase}_manifest": manifest.digest for phase, manifest in manifests.items()}
-    settings = dataclasses.asdict(experiment) | digests
-    text = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
-    url = storage.join(run_url, "experiment.json")
-    storage.require_writable(run_url)
-    has_results = any(storage.list_files(storage.join(run_url, folder)) for folder in ("checkpoints", "best"))
-    if not has_results or not storage.exists(url):
-        storage.write_bytes(url, text.encode())
-    elif (known := storage.read_bytes(url).decode()) != text:
-        differing = [new for old, new in zip(known.splitlines(), text.splitlines(), strict=False) if old != new]
-        raise ValueError(
-            f"{run_url} holds another experiment (differs at: {differing[0].strip() if differing else 'its end'}); "
-            "use another --name, or remove the folder"
-        )
 
 
 def announce_start(task: TrainTask, marker: Marker | None) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from fpig_core.schedule import Phase
 from jobs import train
+from jobs.run_setup import claim_run
 from pipelines.manifest import Manifest, load_manifest
 from tests.worlds import write_shards
 
@@ -85,19 +86,19 @@ def test_a_folder_with_results_belongs_to_one_experiment(world, tmp_path) -> Non
         "train": load_manifest(str(world / "train")),
         "val": load_manifest(str(world / "val")),
     }
-    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
-    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
+    claim_run(str(tmp_path / "run"), first.experiment, manifests, start_id="")
+    claim_run(str(tmp_path / "run"), first.experiment, manifests, start_id="")
     other = dataclasses.replace(first.experiment, epochs=13)
-    train.claim_run(str(tmp_path / "run"), other, manifests)
-    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
+    claim_run(str(tmp_path / "run"), other, manifests, start_id="")
+    claim_run(str(tmp_path / "run"), first.experiment, manifests, start_id="")
     (tmp_path / "run" / "checkpoints").mkdir()
     (tmp_path / "run" / "checkpoints" / "a file").touch()
-    train.claim_run(str(tmp_path / "run"), first.experiment, manifests)
+    claim_run(str(tmp_path / "run"), first.experiment, manifests, start_id="")
     with pytest.raises(ValueError, match=r'"epochs": 13.*use another --name'):
-        train.claim_run(str(tmp_path / "run"), other, manifests)
+        claim_run(str(tmp_path / "run"), other, manifests, start_id="")
     grown: dict[Phase, Manifest] = {**manifests, "val": dataclasses.replace(manifests["val"], digest="another")}
     with pytest.raises(ValueError, match=r'"val_manifest": "another".*use another --name'):
-        train.claim_run(str(tmp_path / "run"), first.experiment, grown)
+        claim_run(str(tmp_path / "run"), first.experiment, grown, start_id="")
 
 
 def start(recipe: str, *more: str) -> subprocess.Popen[str]:
