@@ -13,9 +13,10 @@ def text(tiny_clip) -> TextTower:
     return TextTower(tiny_clip)
 
 
-def build(text, **settings) -> TemporalTransformer:
+def build(text, *, width=WIDTH, num_frames=5, num_layers=3, **settings) -> TemporalTransformer:
     torch.manual_seed(0)
-    return TemporalTransformer(text, **{"width": WIDTH, "num_frames": 5, "num_layers": 3} | settings).double().eval()
+    temporal = TemporalTransformer(text, width=width, num_frames=num_frames, num_layers=num_layers, **settings)
+    return temporal.double().eval()
 
 
 def frames(num_frames=5):
