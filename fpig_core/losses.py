@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fpig_core.rows import Rows, at_least_float32
 
+MIN_STD = 1e-6
+"""Of a dimension of unit vectors; less is rounding."""
+
 
 def contrastive(
     text_BD: Tensor, video_BD: Tensor, *, scale: Tensor, rows: Rows, reduction: Literal["sum", "mean"]
@@ -44,6 +47,33 @@ def reconstruction(pseudo_query_BD: Tensor, text_BD: Tensor, *, rows: Rows) -> T
     with torch.autocast(text_BD.device.type, enabled=False):
         cosine_B = nnf.cosine_similarity(rows.clean(pseudo_query_BD), rows.clean(text_BD), dim=-1)
         return rows.mean(2 - 2 * cosine_B)
+
+
+def pearson(text_BD: Tensor, x_BD: Tensor, *, rows: Rows, diagonal_weight: float, off_diagonal_weight: float) -> Tensor:
+    """How far matching dimensions of text and video are from correlating, over the valid rows of the global batch.
+
+    ``diagonal_weight · Σ_d (C_dd − 1)² + off_diagonal_weight · Σ_{i≠j} C_ij²`` with C the D × D matrix of Pearson
+    correlations (EERCF, Tian et al. 2024, arXiv:2401.00701). A dimension without spread correlates with none and gets
+    no gradient; so do all if there are fewer than two valid rows. Zero without any valid row.
+    """
+    with torch.autocast(text_BD.device.type, enabled=False):
+        text_GD, x_GD = (_standardised(rows.gather(rows.clean(y_BD)), rows.valid_G) for y_BD in (text_BD, x_BD))
+        num_rows = rows.valid_G.sum().clamp(min=1)
+        diagonal_D = (text_GD * x_GD).sum(dim=0) / num_rows
+        loss = diagonal_weight * (diagonal_D - 1).square().sum()
+        if off_diagonal_weight:
+            correlation_DD = text_GD.T @ x_GD / num_rows
+            loss = loss + off_diagonal_weight * (correlation_DD.square().sum() - diagonal_D.square().sum())
+        return torch.where(rows.valid_G.any(), loss, 0.0)
+
+
+def _standardised(x_GD: Tensor, valid_G: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 in each dimension over the valid rows; zeros in the others."""
+    num_rows = valid_G.sum().clamp(min=1)
+    centred_GD = (x_GD - x_GD.sum(dim=0) / num_rows) * valid_G[:, None]
+    variance_D = centred_GD.square().sum(dim=0) / num_rows
+    spread_D = variance_D > MIN_STD**2
+    return centred_GD * torch.where(spread_D, torch.where(spread_D, variance_D, 1.0).rsqrt(), 0.0)
 
 
 def _cross_entropy(score_BG: Tensor, rows: Rows) -> Tensor:

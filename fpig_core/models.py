@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fpig_core.backbone import build_clip, locate
+from fpig_core.eercf import Eercf, EercfConfig
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.rows import Noise, Rows
 from fpig_core.two_tower import TwoTower, TwoTowerConfig
@@ -79,10 +80,11 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {
     "fpig": Method(FPigConfig, FPig),
     "two_tower": Method(TwoTowerConfig, TwoTower),
+    "eercf": Method(EercfConfig, Eercf),
 }
 
-ModelConfig = FPigConfig | TwoTowerConfig
-Model = FPig | TwoTower
+ModelConfig = FPigConfig | TwoTowerConfig | EercfConfig
+Model = FPig | TwoTower | Eercf
 
 
 def build_model(config: ModelConfig) -> Model:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from fpig_core.backbone import Backbone, tokenize
+from fpig_core.eercf import EercfConfig, PearsonWeights
+from fpig_core.eercf_scores import ScoreWeights
 from fpig_core.fpig import FPigConfig
 from fpig_core.models import build_model
 from fpig_core.preprocess import Preprocess
@@ -25,6 +27,21 @@ METHOD_CONFIGS: dict[str, Any] = {
     "mean_pool": TwoTowerConfig(**COMMON, pooling="mean_pool"),
     "vip_cls": TwoTowerConfig(**COMMON, pooling="vip_cls"),
     "vip_mean": TwoTowerConfig(**COMMON, pooling="vip_mean"),
+    "eercf": EercfConfig(**COMMON),
+    "eercf, all terms, each query gates": EercfConfig(
+        **COMMON,
+        temporal_init="random",
+        strong=ScoreWeights(tib_frame=1.0, tib_patch=0.5),
+        pearson=PearsonWeights(tib_patch=0.001, off_diagonal=0.01),
+        gate_by="query",
+    ),
+    "eercf, video score alone": EercfConfig(
+        **COMMON,
+        weak=ScoreWeights(video=1.0),
+        rerank=ScoreWeights(video=0.5, weak_frame=0.5),
+        strong_share=0.0,
+        pearson=PearsonWeights(video=0.0, tib_frame=0.0),
+    ),
 }
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from fpig_core.losses import contrastive, reconstruction
+from fpig_core.losses import contrastive, pearson, reconstruction
 from fpig_core.rows import Rows
 
 SCALE = 7.0
@@ -117,3 +117,95 @@ def test_half_precision_features_are_lifted_even_under_autocast():
         inside = total(text, video, pseudo, scale, valid)
     assert inside.dtype == torch.float32
     torch.testing.assert_close(inside, total(text.float(), video.float(), pseudo.float(), scale.float(), valid))
+
+
+PEARSON = {"diagonal_weight": 0.14, "off_diagonal_weight": 0.03}
+
+
+def slow_pearson(text, x, *, diagonal_weight, off_diagonal_weight):
+    """The equations, dimension by dimension."""
+    num, width = text.shape
+
+    def standardised(column):
+        mean = sum(column) / num
+        return [(value - mean) / (sum((each - mean) ** 2 for each in column) / num).sqrt() for value in column]
+
+    text_columns, x_columns = ([standardised(y[:, d]) for d in range(width)] for y in (text, x))
+    result = torch.zeros((), dtype=torch.float64)
+    for i in range(width):
+        for j in range(width):
+            correlation = sum(a * b for a, b in zip(text_columns[i], x_columns[j], strict=True)) / num
+            part = diagonal_weight * (correlation - 1) ** 2 if i == j else off_diagonal_weight * correlation**2
+            result = result + part
+    return result
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("case", VALID)
+def test_pearson_correlates_the_valid_samples_of_all_workers(case, num_workers, fake_gather):
+    text, video, _, _ = features(8)
+    valid = torch.tensor(VALID[case])
+    meeting = fake_gather(num_workers)
+    parts = [[x.chunk(num_workers)[rank] for x in (text, video, valid)] for rank in range(num_workers)]
+
+    def work(rank):
+        rows = Rows.of(parts[rank][2], gather=meeting(rank), rank=rank)
+        return pearson(parts[rank][0], parts[rank][1], rows=rows, **PEARSON)
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        mean = torch.stack(list(pool.map(work, range(num_workers)))).mean()
+    gradients = torch.autograd.grad(mean, (text, video))
+    if valid.any():
+        wanted = slow_pearson(text[valid], video[valid], **PEARSON)
+        wanted_gradients = torch.autograd.grad(wanted, (text, video))
+    else:
+        wanted, wanted_gradients = torch.zeros(()).double(), [torch.zeros_like(x) for x in (text, video)]
+    torch.testing.assert_close(mean, wanted, rtol=1e-6, atol=1e-9)
+    for got, expected in zip(gradients, wanted_gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_pearson_is_zero_for_equal_inputs_and_blind_to_shift_and_stretch():
+    text, video, _, _ = features(6)
+    rows = Rows.of(torch.ones(6, dtype=torch.bool))
+    only_diagonal = {"diagonal_weight": 0.14, "off_diagonal_weight": 0.0}
+    assert pearson(text, text, rows=rows, **only_diagonal).item() == pytest.approx(0, abs=1e-20)
+    assert pearson(text, -text, rows=rows, **only_diagonal).item() == pytest.approx(0.14 * 6 * 4)
+    stretch, shift = torch.rand(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5
+    torch.testing.assert_close(
+        pearson(text, stretch * video + shift, rows=rows, **PEARSON), pearson(text, video, rows=rows, **PEARSON)
+    )
+
+
+def test_pearson_of_placeholders_and_of_dimensions_without_spread():
+    text, video, _, _ = features(5)
+    valid = torch.tensor([True, True, False, True, True])
+    with torch.no_grad():
+        video[:, 1] = 0.3
+        video[2] = float("nan")
+    loss = pearson(text, video, rows=Rows.of(valid), **PEARSON)
+    gradients = torch.autograd.grad(loss, (text, video))
+    varied = [0, 2, 3, 4, 5]
+    without = pearson(
+        text[:, varied], video[:, varied], rows=Rows.of(valid), diagonal_weight=0.14, off_diagonal_weight=0
+    )
+    torch.testing.assert_close(
+        pearson(text, video, rows=Rows.of(valid), diagonal_weight=0.14, off_diagonal_weight=0), without + 0.14
+    )
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert not gradients[1][:, 1].any()
+    assert not any(gradient[2].any() for gradient in gradients)
+
+
+def test_pearsons_gradients_are_those_of_finite_differences():
+    text, video, _, _ = features(4)
+    rows = Rows.of(torch.tensor([True, True, False, True]))
+    assert torch.autograd.gradcheck(lambda *inputs: pearson(*inputs, rows=rows, **PEARSON), (text, video))
+
+
+def test_pearson_lifts_half_precision_even_under_autocast():
+    text, video, _, _ = (x.detach().bfloat16() for x in features(4))
+    rows = Rows.of(torch.ones(4, dtype=torch.bool))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = pearson(text, video, rows=rows, **PEARSON)
+    torch.testing.assert_close(inside, pearson(text.float(), video.float(), rows=rows, **PEARSON))
