@@ -203,7 +203,7 @@ class Eercf(nn.Module):
         """``weak_share`` · InfoNCE(weak) + ``strong_share`` · InfoNCE(strong) + Pearson constraints.
 
         InfoNCE is the mean of both directions. A worker scores its own videos for all texts, so that texts and scores
-        pass between workers, but neither frames nor patches.
+        pass between workers, but neither frames nor patches. The parts come with their shares, and add up to the loss.
         """
         config = self.config
         text_BD, sentence_BD, *rest = (rows.clean(x_B) for x_B in features)
