@@ -4,9 +4,11 @@ Video → tokens (``vip``) → the most telling patches (``selector``) → pseud
 (``interaction``). Retrieval is the cosine of text vector and fused vector: one vector a video.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -134,7 +136,8 @@ class FPig(nn.Module):
     def encode_video(self, frame_BF3HW: Tensor, *, noise: Noise | None = None) -> VideoFeatures:
         """Encode uint8 frames, already resized; vectors are float32. ``noise`` drives dropout: none without it."""
         frame_BF3HW = normalise(frame_BF3HW, self.config.preprocess, dtype=self.video.conv1.weight.dtype)
-        token_BND, attention_BHN = self.video(frame_BF3HW)
+        with self._frozen_in_generator_stage():
+            token_BND, attention_BHN = self.video(frame_BF3HW)
         summary_BSD = self.video.summary(token_BND)
         selection = select_tokens(
             token_BND,
@@ -167,7 +170,9 @@ class FPig(nn.Module):
         """Features of matching videos and texts, row by row."""
         video = self.encode_video(frame_BF3HW, noise=noise)
         found_by_BD = video.fused_BD if self.config.stage == "retrieval" else unit(video.pseudo_query_BD)
-        return Features(self.encode_text(word_BL), found_by_BD, video.pseudo_query_BD)
+        with self._frozen_in_generator_stage():
+            text_BD = self.encode_text(word_BL)
+        return Features(text_BD, found_by_BD, video.pseudo_query_BD)
 
     def loss(self, features: Features, rows: Rows) -> dict[str, Tensor]:
         """L = L_cons (sum of both directions, global batch) + ``recon_weight`` · L_recon; see ``losses``."""
@@ -193,6 +198,10 @@ class FPig(nn.Module):
     def clamp(self) -> None:
         """Keep the factor of the logits within [1, 200]; to be called after every optimiser step."""
         self.logit_scale.clamp_(0.0, math.log(MAX_SCALE))
+
+    def _frozen_in_generator_stage(self) -> AbstractContextManager[None]:
+        """Nothing is kept for a backward pass that will not come."""
+        return torch.no_grad() if self.config.stage == "generator" else contextlib.nullcontext()
 
     def _keep(self, like_BD: Tensor, noise: Noise | None) -> Tensor | None:
         if noise is None or not self.config.dropout:
