@@ -36,7 +36,10 @@ def hide_words(word_BL: Tensor, *, share: float, noise: Noise) -> MaskedWords:
 
 
 def guessing_loss(logit_hU: Tensor, word_bL: Tensor, is_hidden_bL: Tensor) -> Tensor:
-    """Cross-entropy summed over the hidden words of each text: [b]. ``logit_hU`` has a row for each hidden word."""
+    """Cross-entropy summed over the hidden words of each of b texts: [b].
+
+    ``logit_hU`` has a row for each of the h hidden words, text by text, over a vocabulary of U.
+    """
     loss_h = nnf.cross_entropy(at_least_float32(logit_hU), word_bL[is_hidden_bL], reduction="none")
     return loss_h.new_zeros(word_bL.shape).masked_scatter(is_hidden_bL, loss_h).sum(dim=-1)
 
