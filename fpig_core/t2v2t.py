@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from fpig_core.backbone import VOCABULARY, Backbone, TextTower, build_clip, settle
+from fpig_core.backbone import VOCABULARY, Backbone, TextTower, build_clip, check_frame_size, settle
 from fpig_core.frame_tower import FrameTower
 from fpig_core.fusion import Fusion, FusionKind
 from fpig_core.hard_negatives import draw_negatives
@@ -104,13 +104,8 @@ class T2V2T(nn.Module):
         super().__init__()
         clip = build_clip(config.backbone)
         visual: Any = clip.visual
+        check_frame_size(clip, config.preprocess.size)
         self.config = dataclasses.replace(config, backbone=settle(config.backbone, clip))
-        size = config.preprocess.size
-        if visual.image_size != (size, size):
-            raise ValueError(
-                f"got preprocess.size={size}, but {config.backbone.name} sees frames of {visual.image_size}; "
-                f"use preprocess.size={visual.image_size[0]}"
-            )
         self.text, self.video = TextTower(clip, project=False), FrameTower(visual, project=False)
         text_width = self.text.ln_final.normalized_shape[0]
         width = config.fusion_width or text_width
@@ -192,7 +187,7 @@ class T2V2T(nn.Module):
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that CLIP brought along; all others are new."""
         yield from self.text.parameters()
-        yield from self.video.parameters()
+        yield from self.video.clip_parameters()
 
     @torch.no_grad()
     def clamp(self) -> None:

@@ -9,15 +9,7 @@ import torch.nn.functional as nnf
 from fpig_core.backbone import Backbone, tokenize
 from fpig_core.hard_negatives import draw_negatives
 from fpig_core.masked_words import is_word
-from fpig_core.models import (
-    Reranker,
-    Retriever,
-    Trainable,
-    build_model,
-    check_config,
-    model_config_from_dict,
-    model_config_to_dict,
-)
+from fpig_core.models import check_config
 from fpig_core.preprocess import Preprocess
 from fpig_core.rows import Noise, Rows
 from fpig_core.t2v2t import T2V2T, T2V2TConfig
@@ -103,33 +95,22 @@ def test_loss_is_that_of_single_pairs_and_words(tiny_batch, kind):
     assert_same((loss, torch.autograd.grad(loss, parameters)), (slow, torch.autograd.grad(slow, parameters)))
 
 
-@pytest.mark.parametrize("valid", [ALL, SOME], ids=["all", "placeholders"])
 @pytest.mark.parametrize("num_workers", [2, 3])
-def test_workers_get_the_loss_and_gradients_of_one(tiny_batch, num_workers, valid, fake_gather):
-    """Every worker encodes its own part; what placeholders hold is not even a number."""
+def test_placeholders_of_other_workers_may_hold_anything(tiny_batch, num_workers, fake_gather):
+    """Even NaN; loss and gradients are those of one worker that never saw any."""
     model, noise = make(mlm_weight=0.5).double(), Noise(seed=4)
     meeting, parameters = fake_gather(num_workers), list(model.parameters())
 
     def work(rank):
-        frame, word, valid_B = (x.chunk(num_workers)[rank] for x in (*tiny_batch, valid))
+        frame, word, valid_B = (x.chunk(num_workers)[rank] for x in (*tiny_batch, SOME))
         here = noise.at(rank * len(valid_B))
         rows = Rows.of(valid_B, gather=meeting(rank), rank=rank, noise=here, micro_batch=2)
         return model.loss(spoil(model.features(frame, word, noise=here), valid_B), rows)["loss"]
 
     with ThreadPoolExecutor(num_workers) as pool:
         mean = torch.stack(list(pool.map(work, range(num_workers)))).mean()
-    whole = model.loss(model.features(*tiny_batch, noise=noise), Rows.of(valid, noise=noise))["loss"]
+    whole = model.loss(model.features(*tiny_batch, noise=noise), Rows.of(SOME, noise=noise))["loss"]
     assert_same((mean, torch.autograd.grad(mean, parameters)), (whole, torch.autograd.grad(whole, parameters)))
-
-
-def test_the_cut_into_micro_batches_leaves_no_mark(tiny_batch):
-    model, noise = make(mlm_weight=0.5).double(), Noise(seed=4)
-    parameters, results = list(model.parameters()), []
-    for micro_batch in (0, 1, 4):
-        loss = TrainingStep(model, micro_batch=micro_batch)(*tiny_batch, SOME, noise=noise)["loss"]
-        results.append((loss, torch.autograd.grad(loss, parameters)))
-    for result in results[1:]:
-        assert_same(result, results[0])
 
 
 @pytest.mark.parametrize("num_valid", [0, 1])
@@ -153,20 +134,17 @@ def test_without_noise_no_word_is_hidden(tiny_batch):
 
 
 @torch.no_grad()
-def test_vectors_of_the_first_stage_are_those_of_training(tiny_batch):
+def test_the_first_stage_pools_cls_over_frames(tiny_batch):
     model = make().eval()
-    vectors = TrainingStep(model, micro_batch=4).eval()(*tiny_batch, ALL)
-    video = model.encode_video(tiny_batch.frame)
-    columns = model.columns(video)
-    torch.testing.assert_close(vectors["text"], model.encode_text(tiny_batch.word))
-    torch.testing.assert_close(vectors["video"], columns["vector"])
-    assert columns["vector"].shape == (6, 256)
+    columns = model.columns(model.encode_video(tiny_batch.frame))
     assert columns["visual_tokens"].shape == (6, 3, 17, 96)
-    for vector in vectors.values():
-        torch.testing.assert_close(vector.norm(dim=-1), torch.ones(6))
-    frame_cls = columns["visual_tokens"][:, :, 0]
-    wanted = nnf.normalize(model.video_projection((frame_cls[:, 0] + frame_cls[:, 1] + frame_cls[:, 2]) / 3), dim=-1)
-    torch.testing.assert_close(columns["vector"], wanted)
+    for number in range(6):
+        cls = [columns["visual_tokens"][number, frame, 0] for frame in range(3)]
+        wanted = nnf.normalize(model.video_projection((cls[0] + cls[1] + cls[2]) / 3), dim=0)
+        torch.testing.assert_close(columns["vector"][number], wanted)
+    text = model.encode_text(tiny_batch.word)
+    assert text.shape == columns["vector"].shape == (6, 256)
+    torch.testing.assert_close(text.norm(dim=-1), torch.ones(6))
 
 
 @torch.no_grad()
@@ -197,15 +175,6 @@ def test_the_score_is_the_logit_of_a_match(tiny_batch):
     before = model.score(query, video)
     model.match.bias.add_(torch.tensor([5.0, 2.0]))
     torch.testing.assert_close(model.score(query, video), before + 2)
-
-
-def test_half_precision_is_finite(tiny_batch):
-    model = make(mlm_weight=1.0)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = TrainingStep(model, micro_batch=4)(*tiny_batch, SOME, noise=Noise(seed=1))
-    losses["loss"].backward()
-    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.slow
@@ -240,22 +209,11 @@ def test_clamp_keeps_the_temperature_in_its_range():
         assert 1 / model.logit_scale.exp().item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_it_keeps_all_protocols():
+def test_new_is_what_clip_did_not_bring():
     model = make()
-    assert isinstance(model, Retriever)
-    assert isinstance(model, Trainable)
-    assert isinstance(model, Reranker)
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
     new = {name.split(".")[0] for name, parameter in model.named_parameters() if id(parameter) not in backbone}
     assert new == {"text_projection", "video_projection", "fusion", "match", "logit_scale"}
-
-
-def test_configs_survive_a_round_trip():
-    changed = dataclasses.replace(CONFIG, fusion="naive", mlm_weight=1.0)
-    assert model_config_from_dict(model_config_to_dict(changed)) == changed
-    model = build_model(changed)
-    assert isinstance(model, T2V2T)
-    assert model.config.fusion == "naive"
 
 
 def test_the_defaults_fit_together():
