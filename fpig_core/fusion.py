@@ -50,7 +50,7 @@ class Attention(nn.Module):
         return self.out(mixed_nHXE.transpose(1, 2).flatten(2))
 
 
-class TextToVideo(nn.Module):
+class TextToVideoAttention(nn.Module):
     """Visual tokens that attended to the words and, with ``bypass``, to the tokens of their own frame."""
 
     def __init__(self, width: int, *, num_heads: int, bypass: bool) -> None:
@@ -78,9 +78,9 @@ class FusionBlock(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int, kind: FusionKind) -> None:
         super().__init__()
-        self.text_to_video: TextToVideo | None = None
+        self.text_to_video: TextToVideoAttention | None = None
         if kind != "unidirectional":
-            self.text_to_video = TextToVideo(width, num_heads=num_heads, bypass=kind == "bypass")
+            self.text_to_video = TextToVideoAttention(width, num_heads=num_heads, bypass=kind == "bypass")
         self.cross_attention, self.cross_norm = Attention(width, num_heads=num_heads), nn.LayerNorm(width)
         self.self_attention, self.self_norm = Attention(width, num_heads=num_heads), nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(

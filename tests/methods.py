@@ -25,9 +25,6 @@ METHOD_CONFIGS: dict[str, Any] = {
     "fpig": FPigConfig(**COMMON, num_selected=5),
     "fpig, cls asks": FPigConfig(**COMMON, num_selected=5, interaction_query="cls"),
     "fpig, generator stage": FPigConfig(**COMMON, num_selected=5, stage="generator"),
-    "t2v2t": T2V2TConfig(**COMMON, num_layers=2, fusion_width=0),
-    "t2v2t, naive, masked words": T2V2TConfig(**COMMON, num_layers=1, fusion_width=48, fusion="naive", mlm_weight=0.5),
-    "t2v2t, unidirectional": T2V2TConfig(**COMMON, num_layers=1, fusion_width=48, fusion="unidirectional"),
     "mean_pool": TwoTowerConfig(**COMMON, pooling="mean_pool"),
     "vip_cls": TwoTowerConfig(**COMMON, pooling="vip_cls"),
     "vip_mean": TwoTowerConfig(**COMMON, pooling="vip_mean"),
@@ -46,6 +43,9 @@ METHOD_CONFIGS: dict[str, Any] = {
         strong_share=0.0,
         pearson=PearsonWeights(video=0.0, tib_frame=0.0),
     ),
+    "t2v2t": T2V2TConfig(**COMMON, num_layers=2, fusion_width=0),
+    "t2v2t, naive, masked words": T2V2TConfig(**COMMON, num_layers=1, fusion_width=48, fusion="naive", mlm_weight=0.5),
+    "t2v2t, unidirectional": T2V2TConfig(**COMMON, num_layers=1, fusion_width=48, fusion="unidirectional"),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fpig_core.fusion import Fusion, TextToVideo
+from fpig_core.fusion import Fusion, TextToVideoAttention
 
 KINDS = ["bypass", "naive", "unidirectional"]
 N, F, S, L, WIDTH, HEADS = 2, 3, 4, 5, 12, 3
@@ -96,7 +96,7 @@ def test_what_stands_in_the_padding_changes_nothing(kind):
 @torch.no_grad()
 def test_with_every_word_masked_the_bypass_is_self_attention_of_each_frame():
     torch.manual_seed(0)
-    step = TextToVideo(WIDTH, num_heads=HEADS, bypass=True).double()
+    step = TextToVideoAttention(WIDTH, num_heads=HEADS, bypass=True).double()
     plain = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).double()
     attention = step.attention
     plain.load_state_dict(
@@ -120,7 +120,7 @@ def test_with_every_word_masked_the_bypass_is_self_attention_of_each_frame():
 @pytest.mark.parametrize("bypass", [True, False])
 def test_a_frame_sees_no_other_frame(bypass):
     torch.manual_seed(0)
-    step = TextToVideo(WIDTH, num_heads=HEADS, bypass=bypass).double()
+    step = TextToVideoAttention(WIDTH, num_heads=HEADS, bypass=bypass).double()
     token, word = torch.randn(N, F, S, WIDTH).double(), torch.randn(N, L, WIDTH).double()
     is_word = torch.ones(N, L, dtype=torch.bool)
     before = step(token, word, is_word)
@@ -134,7 +134,7 @@ def test_a_frame_sees_no_other_frame(bypass):
 @pytest.mark.parametrize("bypass", [True, False])
 def test_a_patch_sees_its_neighbour_only_through_the_bypass(bypass):
     torch.manual_seed(0)
-    step = TextToVideo(WIDTH, num_heads=HEADS, bypass=bypass).double()
+    step = TextToVideoAttention(WIDTH, num_heads=HEADS, bypass=bypass).double()
     token, word = torch.randn(N, F, S, WIDTH).double(), torch.randn(N, L, WIDTH).double()
     is_word = torch.ones(N, L, dtype=torch.bool)
     before = step(token, word, is_word)[:, :, 0]
@@ -157,7 +157,7 @@ def test_a_text_without_a_word_is_finite_and_leaves_the_others_alone(kind):
 
 def test_gradients_of_the_bypass_are_those_of_small_differences():
     torch.manual_seed(0)
-    step = TextToVideo(4, num_heads=2, bypass=True).double()
+    step = TextToVideoAttention(4, num_heads=2, bypass=True).double()
     token, word = torch.randn(2, 2, 2, 4).double().requires_grad_(), torch.randn(2, 3, 4).double().requires_grad_()
     is_word = torch.tensor([[True, True, False], [False, False, False]])
     assert torch.autograd.gradcheck(lambda token, word: step(token, word, is_word), (token, word))
