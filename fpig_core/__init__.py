@@ -7,4 +7,5 @@ Shape letters at the end of tensor names:
     F frames                P patches of one frame     M global tokens (CLS, added_cls)
     N visual tokens         K tokens kept by the selector
     L words                 D width of the shared space    V width of the vision tower
+    S tokens of one frame   W width of the text tower      n pairs of a text and a video
 """

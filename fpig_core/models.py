@@ -13,6 +13,7 @@ from fpig_core.backbone import build_clip, locate
 from fpig_core.eercf import Eercf, EercfConfig
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.rows import Noise, Rows
+from fpig_core.t2v2t import T2V2T, T2V2TConfig
 from fpig_core.two_tower import TwoTower, TwoTowerConfig
 
 
@@ -81,10 +82,11 @@ METHODS: dict[str, Method] = {
     "fpig": Method(FPigConfig, FPig),
     "two_tower": Method(TwoTowerConfig, TwoTower),
     "eercf": Method(EercfConfig, Eercf),
+    "t2v2t": Method(T2V2TConfig, T2V2T),
 }
 
-ModelConfig = FPigConfig | TwoTowerConfig | EercfConfig
-Model = FPig | TwoTower | Eercf
+ModelConfig = FPigConfig | TwoTowerConfig | EercfConfig | T2V2TConfig
+Model = FPig | TwoTower | Eercf | T2V2T
 
 
 def build_model(config: ModelConfig) -> Model:

@@ -11,6 +11,7 @@ from fpig_core.eercf_scores import ScoreWeights
 from fpig_core.fpig import FPigConfig
 from fpig_core.models import build_model
 from fpig_core.preprocess import Preprocess
+from fpig_core.t2v2t import T2V2TConfig
 from fpig_core.two_tower import TwoTowerConfig
 
 CONTEXT_LENGTH = 12
@@ -42,6 +43,9 @@ METHOD_CONFIGS: dict[str, Any] = {
         strong_share=0.0,
         pearson=PearsonWeights(video=0.0, tib_frame=0.0),
     ),
+    "t2v2t": T2V2TConfig(**COMMON, num_layers=2, fusion_width=0),
+    "t2v2t, naive, masked words": T2V2TConfig(**COMMON, num_layers=1, fusion_width=48, fusion="naive", mlm_weight=0.5),
+    "t2v2t, unidirectional": T2V2TConfig(**COMMON, num_layers=1, fusion_width=48, fusion="unidirectional"),
 }
 
 
