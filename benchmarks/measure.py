@@ -110,12 +110,12 @@ def is_quick() -> bool:
     return parser.parse_args().quick
 
 
-def save(name: str, results: list[Result], *, machine: dict[str, Any], quick: bool) -> None:
-    """Write ``runs/benchmarks/NAME.json`` and print the rows of the table."""
+def save(name: str, results: list[Result], *, machine: dict[str, Any], quick: bool, more: Sequence[Any] = ()) -> None:
+    """Write ``runs/benchmarks/NAME.json`` and print the rows of the table; ``more`` are dataclasses, kept only."""
     path = OUT / f"{name}{'-quick' if quick else ''}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     machine = {**machine, "load_average_at_end": [round(load, 2) for load in os.getloadavg()]}
-    content = {"machine": machine, "results": [dataclasses.asdict(result) for result in results]}
+    content = {"machine": machine, "results": [dataclasses.asdict(result) for result in [*results, *more]]}
     path.write_text(json.dumps(content, indent=1) + "\n")
     load = machine["load_average"][0]
     print(f"{machine['cpu']}, {machine['cores']} cores, load {load} at the start, code {machine['code']}")

@@ -45,7 +45,8 @@ class RetrievalModel(PythonModel):
         return self._bundle.model.encode_text(tokenize(queries, context_length=context_length))
 
     def _encode_video(self, frame_BF3HW: np.ndarray) -> torch.Tensor:
-        return self._bundle.model.encode_video(torch.from_numpy(frame_BF3HW)).fused_BD
+        model = self._bundle.model
+        return model.columns(model.encode_video(torch.from_numpy(frame_BF3HW)))["vector"]
 
 
 def queries_of(model_input: Any) -> list[str]:

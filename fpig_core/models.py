@@ -86,16 +86,17 @@ METHODS: dict[str, Method] = {
 }
 
 ModelConfig = FPigConfig | TwoTowerConfig | EercfConfig | T2V2TConfig
-Model = FPig | TwoTower | Eercf | T2V2T
+Model = Any
+"""A torch module that is a ``Retriever`` and ``Trainable``; Python's types have no word for both at once."""
 
 
 def build_model(config: ModelConfig) -> Model:
     """The model of a config, in float32 on the CPU, in training mode."""
-    return METHODS[method_of(config)].model_type(config)  # type: ignore[return-value]
+    return METHODS[method_of(config)].model_type(config)
 
 
-def check_config(config: ModelConfig) -> None:
-    """Find out early what does not fit together: builds the model without memory, and reads local weights.
+def check_config(config: ModelConfig) -> Model:
+    """Find out early what does not fit together: the model without memory; local weights are read.
 
     Raises:
         ValueError: what ``build_model`` would raise, but for weights that a tag names.
@@ -103,7 +104,7 @@ def check_config(config: ModelConfig) -> None:
     if Path(locate(config.backbone).pretrained).is_file():
         build_clip(config.backbone)
     with torch.device("meta"):
-        build_model(dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, pretrained="")))
+        return build_model(dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, pretrained="")))
 
 
 def method_of(config: ModelConfig) -> str:

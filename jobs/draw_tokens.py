@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from cluster.tracking import NO_TRACKING
-from fpig_core.bundle import Bundle, load_bundle
+from fpig_core.bundle import load_bundle
 from fpig_core.drawing import TokenPicture, draw_contact_sheet, kept_patches
+from fpig_core.fpig import FPig
+from fpig_core.models import method_of
 from jobs.cli import Report, launch
 from jobs.models import model_folder
 from pipelines import storage
@@ -47,7 +49,9 @@ def main(args: Args) -> Report:
     rows = choose_rows(manifest, args.video_id, num_videos=args.num_videos)
     with model_folder(args.model, tracking=args.tracking) as folder:
         bundle = load_bundle(folder)
-    pictures, rejected = draw_rows(bundle, manifest, rows)
+    if not isinstance(bundle.model, FPig):
+        raise ValueError(f"got a model of {method_of(bundle.config)}, wanted one of fpig: no other selects tokens")
+    pictures, rejected = draw_rows(bundle.model, manifest, rows)
     if not pictures:
         raise ValueError(f"none of the {len(rows)} videos could be read; first reason: {rejected[0]}")
     heading = f"Patches kept by the token selector, model {bundle.model_id}"
@@ -76,23 +80,23 @@ def choose_rows(manifest: Manifest, video_ids: tuple[str, ...], *, num_videos: i
     return [row_of[name] for name in video_ids]
 
 
-def draw_rows(bundle: Bundle, manifest: Manifest, rows: list[int]) -> tuple[list[TokenPicture], list[str]]:
+def draw_rows(model: FPig, manifest: Manifest, rows: list[int]) -> tuple[list[TokenPicture], list[str]]:
     """A picture of each readable video, and the reasons of the others."""
     pictures, rejected = [], []
     for row, data in zip(rows, read_videos(manifest, rows), strict=True):
         sample = manifest.table.slice(row, 1).to_pylist()[0]
         try:
-            pictures.append(draw_video(bundle, sample, data))
+            pictures.append(draw_video(model, sample, data))
         except SampleError as error:
             rejected.append(f"{sample['video_id']}: {error}")
     return pictures, rejected
 
 
-def draw_video(bundle: Bundle, sample: dict, data: bytes | SampleError) -> TokenPicture:
-    frame_F3HW = decode_sample(sample, data, preprocess=bundle.config.preprocess)
+def draw_video(model: FPig, sample: dict, data: bytes | SampleError) -> TokenPicture:
+    frame_F3HW = decode_sample(sample, data, preprocess=model.config.preprocess)
     with torch.inference_mode():
-        selection = bundle.model.encode_video(torch.from_numpy(frame_F3HW)[None]).selection
-    encoder = bundle.model.video
+        selection = model.encode_video(torch.from_numpy(frame_F3HW)[None]).selection
+    encoder = model.video
     kept_FP = kept_patches(
         selection.index_BK[0].numpy(),
         num_frames=len(frame_F3HW),

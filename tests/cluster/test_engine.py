@@ -49,7 +49,9 @@ def start(rank: int, num_workers: int, zero_stage: int, model: Any) -> Any:
     from cluster.engine import start_engine
 
     rows = ROWS // num_workers
-    step = TrainingStep(model, micro_batch=2, gather=gather, rank=rank)
+    # Frozen parameters under ZeRO-3 allow no micro-batches; jobs.train refuses them.
+    has_frozen = any(not parameter.requires_grad for parameter in model.parameters())
+    step = TrainingStep(model, micro_batch=0 if has_frozen and zero_stage == 3 else 2, gather=gather, rank=rank)
     return start_engine(step, OPTIM, zero_stage=zero_stage, rows=rows, num_steps=10, dtype=torch.float32)
 
 

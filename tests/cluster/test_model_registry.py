@@ -70,10 +70,14 @@ def test_the_logged_model_encodes_queries_as_the_bundle_does(pyfunc, bundle_fold
     np.testing.assert_allclose(pyfunc.predict(queries), wanted_QD, atol=1e-6)
 
 
+def fused_vectors(bundle_folder, frame_BF3HW) -> np.ndarray:
+    return load_bundle(bundle_folder).model.encode_video(torch.from_numpy(frame_BF3HW)).fused_BD.numpy()
+
+
 def test_the_logged_model_encodes_videos_as_the_bundle_does(pyfunc, bundle_folder):
     frame_BF3HW = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 32, 32), dtype=np.uint8)
     with torch.inference_mode():
-        wanted_BD = load_bundle(bundle_folder).model.encode_video(torch.from_numpy(frame_BF3HW)).fused_BD.numpy()
+        wanted_BD = fused_vectors(bundle_folder, frame_BF3HW)
     np.testing.assert_allclose(pyfunc.predict(frame_BF3HW, params={"encode": "video"}), wanted_BD, atol=1e-6)
 
 

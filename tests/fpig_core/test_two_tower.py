@@ -53,7 +53,7 @@ def test_vip_mean_pools_all_but_the_patches(tiny_batch, num_added_cls):
     num_globals = 1 + num_added_cls
     places = [*range(num_globals), *(num_globals + 17 * frame for frame in range(3))]
     for number in range(6):
-        wanted = sum(nnf.normalize(token_BND[number, place], dim=0) for place in places)
+        wanted = torch.stack([nnf.normalize(token_BND[number, place], dim=0) for place in places]).sum(dim=0)
         got = model.encode_video(tiny_batch.frame).video_BD[number]
         torch.testing.assert_close(got, nnf.normalize(wanted, dim=0), rtol=1e-4, atol=1e-5)
 
