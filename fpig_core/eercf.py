@@ -24,8 +24,9 @@ from fpig_core.eercf_scores import (
 from fpig_core.frame_tower import FrameTower
 from fpig_core.losses import contrastive_scores, pearson, scores_of_own_videos
 from fpig_core.normalise import normalise, unit
+from fpig_core.precision import at_least_float32, without_autocast
 from fpig_core.preprocess import Preprocess
-from fpig_core.rows import Noise, Rows, at_least_float32, in_micro_batches
+from fpig_core.rows import Noise, Rows, in_micro_batches
 from fpig_core.temporal import TemporalTransformer
 
 MAX_SCALE = 100.0
@@ -109,7 +110,7 @@ class TextToVideo(nn.Module):
         self.weight = nn.Parameter(torch.eye(width))
 
     def forward(self, text_QD: Tensor) -> Tensor:
-        with torch.autocast(text_QD.device.type, enabled=False):
+        with without_autocast(text_QD):
             return text_QD @ at_least_float32(self.weight)
 
 
@@ -250,7 +251,7 @@ class Eercf(nn.Module):
         weights: ScoreWeights,
         gate_BD: Tensor | None = None,
     ) -> Tensor:
-        with torch.autocast(text_QD.device.type, enabled=False):
+        with without_autocast(text_QD):
             return text_video_score(
                 text_QD,
                 text_to_video_QD,
@@ -265,7 +266,7 @@ class Eercf(nn.Module):
         weights, temperatures = self.config.pearson, self.config.temperatures
         own_B1D = sentence_BD[:, None]
         constrained: list[tuple[float, Tensor]] = []
-        with torch.autocast(sentence_BD.device.type, enabled=False):
+        with without_autocast(sentence_BD):
             if weights.video:
                 constrained.append((weights.video, video.video_BD))
             if weights.tib_frame:

@@ -19,8 +19,9 @@ from fpig_core.generator import PseudoQueryGenerator
 from fpig_core.interaction import PseudoInteraction
 from fpig_core.losses import contrastive, reconstruction
 from fpig_core.normalise import normalise, unit
+from fpig_core.precision import at_least_float32
 from fpig_core.preprocess import Preprocess
-from fpig_core.rows import Noise, Rows, at_least_float32
+from fpig_core.rows import Noise, Rows
 from fpig_core.selector import Selection, select_tokens
 from fpig_core.vip import VipEncoder
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from fpig_core.rows import Rows, at_least_float32
+from fpig_core.precision import at_least_float32, without_autocast
+from fpig_core.rows import Rows
 
 MIN_STD = 1e-6
 """Of a dimension of unit vectors; less is rounding."""
@@ -22,7 +23,7 @@ def contrastive(
 
     Zero with zero gradients if the global batch has no valid sample.
     """
-    with torch.autocast(text_BD.device.type, enabled=False):
+    with without_autocast(text_BD):
         text_BD, video_BD, scale = rows.clean(text_BD), rows.clean(video_BD), at_least_float32(scale)
         to_video_BG = (scale * text_BD) @ rows.gather(video_BD).T
         to_text_BG = (scale * video_BD) @ rows.gather(text_BD).T
@@ -44,7 +45,7 @@ def scores_of_own_videos(to_video_BG: Tensor, rows: Rows) -> Tensor:
 
 def reconstruction(pseudo_query_BD: Tensor, text_BD: Tensor, *, rows: Rows) -> Tensor:
     """Mean of 2 − 2·cos(pseudo-query, text) over the valid samples of the global batch."""
-    with torch.autocast(text_BD.device.type, enabled=False):
+    with without_autocast(text_BD):
         cosine_B = nnf.cosine_similarity(rows.clean(pseudo_query_BD), rows.clean(text_BD), dim=-1)
         return rows.mean(2 - 2 * cosine_B)
 
@@ -56,7 +57,7 @@ def pearson(text_BD: Tensor, x_BD: Tensor, *, rows: Rows, diagonal_weight: float
     correlations (EERCF, Tian et al. 2024, arXiv:2401.00701). A dimension without spread correlates with none and gets
     no gradient; so do all if there are fewer than two valid rows. Zero without any valid row.
     """
-    with torch.autocast(text_BD.device.type, enabled=False):
+    with without_autocast(text_BD):
         text_GD, x_GD = (_standardised(rows.gather(rows.clean(y_BD)), rows.valid_G) for y_BD in (text_BD, x_BD))
         num_rows = rows.valid_G.sum().clamp(min=1)
         diagonal_D = (text_GD * x_GD).sum(dim=0) / num_rows

@@ -7,7 +7,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from fpig_core.backbone import END
-from fpig_core.rows import Noise, Rows, at_least_float32
+from fpig_core.precision import at_least_float32
+from fpig_core.rows import Noise, Rows
 
 MASK = 187
 """Stands for a hidden word. CLIP has no mask of its own; this is its piece for the byte 0xFF, which occurs in no UTF-8

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from fpig_core.precision import at_least_float32
 from fpig_core.preprocess import Preprocess
-from fpig_core.rows import at_least_float32
 
 
 def normalise(frame_BF3HW: Tensor, preprocess: Preprocess, *, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fpig_core.precision import at_least_float32
+
 Gather = Callable[[Tensor], Tensor]
 
 
@@ -113,8 +115,3 @@ def in_micro_batches(function: Callable[[slice], Any], num_rows: int, *, size: i
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return type(parts[0])._make(torch.cat(column) for column in zip(*parts, strict=True))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision is lifted; float64 stays."""
-    return x if x.dtype == torch.float64 else x.float()

@@ -20,8 +20,9 @@ from fpig_core.hard_negatives import draw_negatives
 from fpig_core.losses import contrastive_scores
 from fpig_core.masked_words import guessing_loss, hide_words, is_word, mean_over_hidden_words
 from fpig_core.normalise import normalise, unit
+from fpig_core.precision import at_least_float32, without_autocast
 from fpig_core.preprocess import Preprocess
-from fpig_core.rows import Noise, Rows, at_least_float32, in_micro_batches
+from fpig_core.rows import Noise, Rows, in_micro_batches
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 NO_MATCH, MATCH = 0, 1
@@ -169,7 +170,7 @@ class T2V2T(nn.Module):
 
         Without ``rows.noise`` the negatives are the hardest, and no words are hidden.
         """
-        with torch.autocast(features.text_BD.device.type, enabled=False):
+        with without_autocast(features.text_BD):
             scale = at_least_float32(self.logit_scale).exp()
             text_BD, video_BD = rows.clean(features.text_BD), rows.clean(features.video_BD)
             to_video_BG = (scale * text_BD) @ rows.gather(video_BD).T

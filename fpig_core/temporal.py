@@ -4,11 +4,11 @@ import copy
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as nnf
 from open_clip.transformer import Transformer
 from torch import Tensor, nn
 
 from fpig_core.backbone import TextTower
+from fpig_core.vip import interpolate_times
 
 POSITION_STD = 0.02
 
@@ -52,10 +52,5 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, frame_BFD: Tensor) -> Tensor:
         """Frame vectors that have seen the others [B, F, D], not normalised; as CLIP gives them, not at unit length."""
-        place_FD = self._positions(frame_BFD.shape[1]).to(frame_BFD.dtype)
+        place_FD = interpolate_times(self.position, frame_BFD.shape[1]).to(frame_BFD.dtype)
         return frame_BFD + self.transformer(frame_BFD + place_FD)
-
-    def _positions(self, num_frames: int) -> Tensor:
-        if num_frames == len(self.position):
-            return self.position
-        return nnf.interpolate(self.position.T[None], size=num_frames, mode="linear")[0].T

@@ -12,8 +12,9 @@ from fpig_core.backbone import Backbone, TextTower, build_clip, check_frame_size
 from fpig_core.frame_tower import FrameTower
 from fpig_core.losses import contrastive
 from fpig_core.normalise import normalise, unit
+from fpig_core.precision import at_least_float32
 from fpig_core.preprocess import Preprocess
-from fpig_core.rows import Noise, Rows, at_least_float32
+from fpig_core.rows import Noise, Rows
 from fpig_core.vip import VipEncoder
 
 MAX_SCALE = 100.0
