@@ -51,7 +51,12 @@ TWO_TOWERS: dict[str, Callable[[], Experiment]] = {
 
 def eercf_b32() -> Experiment:
     return Experiment(
-        model=EercfConfig(backbone=dataclasses.replace(B32, context_length=32), preprocess=PREPROCESS),
+        model=EercfConfig(
+            backbone=dataclasses.replace(B32, context_length=32),
+            preprocess=PREPROCESS,
+            # The public code loads CLIP's own scale with its weights; at lr 1e-4 another start would hardly be left.
+            logit_scale_init=4.60,
+        ),
         data=DATA,
         optim=Optim(lr=1e-4, backbone_rate=1e-3, warmup=0.1),
         global_batch=240,
