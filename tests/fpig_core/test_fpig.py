@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
-from fpig_core.backbone import TextTower
-from fpig_core.fpig import Features, FPig
+from fpig_core.backbone import Backbone, TextTower
+from fpig_core.fpig import Features, FPig, FPigConfig
 from fpig_core.models import Retriever, Trainable, build_model, model_config_from_dict, model_config_to_dict
 from fpig_core.normalise import normalise
 from fpig_core.preprocess import Preprocess
@@ -38,6 +38,22 @@ def test_every_parameter_learns_under_every_setting(tiny_config, tiny_batch, nam
     still = [key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     # zero-started biases of the softmax's keys shift all logits alike and never learn
     assert set(still) <= {"interaction.key.bias"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("backbone", "num_tokens"), [("ViT-B-32", 604), ("ViT-B-16", 2368)])
+def test_sizes_are_those_of_the_reference(backbone, num_tokens):
+    """Counted on the device without memory: 16 keys of the interaction, 34 places in the generator."""
+    with torch.device("meta"):
+        model = FPig(FPigConfig(backbone=Backbone(name=backbone))).eval()
+        seen = {}
+        for name, part in (("interaction", model.interaction), ("transformer", model.generator.transformer)):
+            part.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs))
+        video = model.encode_video(torch.zeros(2, 12, 3, 224, 224, dtype=torch.uint8))
+    assert model.video.num_tokens(12) == video.selection.score_BN.shape[1] == num_tokens
+    assert seen["interaction"][1].shape == (2, 16, 512)
+    assert seen["transformer"][0].shape == (2, 34, 512)
+    assert video.selection.index_BK.shape == (2, 16)
 
 
 @torch.no_grad()
