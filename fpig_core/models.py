@@ -21,15 +21,15 @@ from fpig_core.two_tower import TwoTower, TwoTowerConfig
 class Retriever(Protocol):
     """Encodes texts and videos apart from each other, so that a corpus can be embedded once."""
 
-    def encode_text(self, word_QL: Tensor) -> Tensor:
+    def encode_text(self, word_QL: Tensor, /) -> Tensor:
         """L2-normalised vectors [Q, D] that are compared with the column ``vector``."""
         ...
 
-    def encode_video(self, frame_BF3HW: Tensor) -> Any:
+    def encode_video(self, frame_BF3HW: Tensor, /) -> Any:
         """Everything one pass over uint8 frames gives, as a named tuple of the method's own."""
         ...
 
-    def columns(self, video: Any) -> dict[str, Tensor]:
+    def columns(self, video: Any, /) -> dict[str, Tensor]:
         """What a corpus may keep of ``encode_video``: tensors [B, …] by name; ``vector`` [B, D] is searched."""
         ...
 
@@ -43,11 +43,11 @@ class Reranker(Protocol):
     optional_rerank_columns: tuple[str, ...]
     """Columns that ``score`` uses where they are given."""
 
-    def encode_query(self, word_QL: Tensor) -> dict[str, Tensor]:
+    def encode_query(self, word_QL: Tensor, /) -> dict[str, Tensor]:
         """What ``score`` needs of queries: tensors [Q, …] by name."""
         ...
 
-    def score(self, query: dict[str, Tensor], video: dict[str, Tensor]) -> Tensor:
+    def score(self, query: dict[str, Tensor], video: dict[str, Tensor], /) -> Tensor:
         """Scores [n] of n pairs, row by row; higher is better."""
         ...
 

@@ -1,7 +1,8 @@
-"""A corpus: one vector per video of a manifest under one model, as a folder that is complete once committed.
+"""A corpus: what one model tells of every video of a manifest, as a folder that is complete once committed.
 
-``parts/*.parquet`` hold the vectors, ``quarantine/*.parquet`` the rejected samples with reasons, ``_COMMITTED.json``
-is written last. Whatever was killed and run again: each uid of the manifest is in exactly one of both.
+``parts/*.parquet`` hold one vector a video, and further columns by choice; ``quarantine/*.parquet`` hold the rejected
+samples with reasons; ``_COMMITTED.json`` is written last. Whatever was killed and run again: each uid of the manifest
+is in exactly one of both.
 """
 
 import dataclasses
@@ -13,12 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.parts import CorpusSpec, Part, PartCount, read_identity, read_table, vectors_of
+from pipelines.columns import VECTOR, Column
+from pipelines.parts import CorpusSpec, Part, PartCount, open_table, read_identity, read_table, values_of
 
 COMMITTED = "_COMMITTED.json"
-FORMAT = 2
+FORMAT = 3
 NUM_READERS = 16
 
 
@@ -40,7 +43,7 @@ def require_same(url: str, spec: CorpusSpec) -> None:
     Raises:
         ValueError: what the folder was made with, what was wanted, and the remedy.
     """
-    got = _identity_of_folder(url, spec)
+    got = _identity_of_folder(url)
     for name, wanted in spec.identity().items():
         if got and got.get(name) != wanted:
             raise ValueError(
@@ -49,11 +52,10 @@ def require_same(url: str, spec: CorpusSpec) -> None:
             )
 
 
-def _identity_of_folder(url: str, spec: CorpusSpec) -> dict[str, str]:
+def _identity_of_folder(url: str) -> dict[str, str]:
     """Identity of what a folder holds; empty if it holds nothing yet."""
     if storage.exists(storage.join(url, COMMITTED)):
-        meta = read_committed(url)
-        return {name: str(meta.get(name, "unknown")) for name in spec.identity()}
+        return CorpusSpec.from_meta(read_committed(url)).identity()
     files = storage.list_files(url, suffix=".parquet")
     return (read_identity(files[0]) or {"model_id": "unknown"}) if files else {}
 
@@ -105,8 +107,8 @@ def commit(url: str, *, spec: CorpusSpec, parts: Sequence[Part], counts: Sequenc
         "num_embedded": sum(count.num_embedded for count in counts),
         "num_rejected": sum(rejected.values()),
         "rejected": dict(sorted(rejected.items())),
-        "extra_columns": ",".join(spec.extra_columns),
         "parts": [part.name for part in parts],
+        "part_embedded": [count.num_embedded for count in counts],
         "parts_digest": parts_digest([part.name for part in parts]),
         **lineage,
     }
@@ -139,23 +141,71 @@ def read_committed(url: str) -> dict[str, Any]:
     return meta
 
 
-def read_corpus(url: str, *, column: str = "vector") -> Corpus:
-    """Read a complete corpus; ``column`` may name an extra vector column.
+def read_corpus(url: str, *, column: str = VECTOR) -> Corpus:
+    """Read a complete corpus, and of its columns one that holds a vector a video.
 
     Raises:
         ValueError: the corpus is not complete, or has no such column.
     """
     meta = read_committed(url)
-    if column not in ("vector", *meta["extra_columns"].split(",")):
-        raise ValueError(f"the corpus has no column {column!r}; embed it with that extra column")
+    chosen = CorpusSpec.from_meta(meta).column(column)
+    if len(chosen.shape) != 1 or chosen.kind != "float":
+        raise ValueError(f"got the column {chosen}, wanted one with a vector a video")
     names = ("uid", "video_id", "shard", "key")
 
     def read(name: str) -> tuple[np.ndarray, list[list[str]]]:
         table = read_table(storage.join(url, "parts", f"{name}.parquet"), columns=[*names, column])
-        return vectors_of(table, column), [table.column(field).to_pylist() for field in names]
+        return values_of(table, chosen).astype(np.float32), [table.column(field).to_pylist() for field in names]
 
     with ThreadPoolExecutor(NUM_READERS) as pool:
         blocks = list(pool.map(read, meta["parts"]))
     uids, video_ids, shards, keys = ([value for _, lists in blocks for value in lists[i]] for i in range(len(names)))
-    vectors = np.concatenate([vector for vector, _ in blocks] or [np.zeros((0, meta["dim"]), np.float32)])
+    vectors = np.concatenate([vector for vector, _ in blocks] or [np.zeros((0, chosen.size), np.float32)])
     return Corpus(vectors=vectors, uids=uids, video_ids=video_ids, shards=shards, keys=keys, meta=meta)
+
+
+def read_columns(url: str, names: Sequence[str], *, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Columns of a complete corpus by name, [B, *shape] in the dtype that they are stored in, in manifest order.
+
+    ``rows``, places in that order, chooses videos; then only what holds them is read.
+
+    Raises:
+        ValueError: the corpus is not complete, lacks a column, or a part is not as long as it was.
+    """
+    meta = read_committed(url)
+    spec = CorpusSpec.from_meta(meta)
+    columns = [spec.column(name) for name in names]
+    edges = np.concatenate([[0], np.cumsum(meta["part_embedded"], dtype=np.int64)])
+    rows = np.arange(edges[-1]) if rows is None else np.asarray(rows)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < edges[-1]:
+        raise ValueError(f"got rows {rows.min()}…{rows.max()}, wanted 0…{edges[-1] - 1}")
+    out = {column.name: np.empty((len(rows), *column.shape), spec.scalar(column)) for column in columns}
+    place = np.argsort(rows, kind="stable")
+    cuts = np.searchsorted(rows[place], edges)
+
+    def read(i: int) -> None:
+        here = place[cuts[i] : cuts[i + 1]]
+        file_url = storage.join(url, "parts", f"{meta['parts'][i]}.parquet")
+        with open_table(file_url) as file:
+            if file.metadata.num_rows != edges[i + 1] - edges[i]:
+                raise ValueError(f"{file_url} is not as long as it was; run python -m jobs.verify_corpus")
+            _read_rows(file, columns, rows[here] - edges[i], out=out, place=here)
+
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        list(pool.map(read, np.flatnonzero(np.diff(cuts))))
+    return out
+
+
+def _read_rows(
+    file: pq.ParquetFile, columns: Sequence[Column], rows: np.ndarray, *, out: dict[str, np.ndarray], place: np.ndarray
+) -> None:
+    """Sorted ``rows`` of a part to their ``place`` in ``out``, one row group after the other."""
+    start = 0
+    for group in range(file.num_row_groups):
+        stop = start + file.metadata.row_group(group).num_rows
+        first, last = np.searchsorted(rows, (start, stop))
+        if first < last:
+            table = file.read_row_group(group, columns=[column.name for column in columns])
+            for column in columns:
+                out[column.name][place[first:last]] = values_of(table, column)[rows[first:last] - start]
+        start = stop

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import ray
-import torch
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from fpig_core.backbone import tokenize
-from fpig_core.bundle import Bundle, load_bundle
+from fpig_core.bundle import load_bundle
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
+from pipelines.columns import choose_columns
 from pipelines.corpus import COMMITTED, commit, count_parts, missing_parts, read_committed, require_same
 from pipelines.embed_stages import Work, decode_rows, write_part
 from pipelines.encode import EncodeVideos
@@ -40,7 +39,9 @@ class EmbedSettings:
     dtype: Literal["float16", "float32"] = "float16"
     """Precision of the stored vectors."""
     extra_columns: tuple[str, ...] = ()
-    """Further vectors to store: vector_unfused, pseudo_query."""
+    """Further columns to store, of those that the model offers."""
+    rerank_columns: bool = True
+    """Store what two-stage search needs, if the model reranks: features of every frame or patch, so much more data."""
     num_actors: int = 1
     """Copies of the model that work at the same time."""
     gpus_per_actor: float = 0.0
@@ -109,20 +110,23 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
     """Find out what is missing, before anything is started.
 
     Raises:
-        ValueError: no model there, or ``out_url`` holds a corpus of another model, manifest or layout.
+        ValueError: no model there, it does not offer a column, or ``out_url`` holds a corpus of another model,
+            manifest or layout.
     """
     model_url, out_url = absolute(model_url), absolute(out_url)
     with local_bundle(model_url) as folder:
         bundle = load_bundle(folder)
+    preprocess = bundle.config.preprocess
     spec = CorpusSpec(
         model_id=bundle.model_id,
         manifest_digest=manifest.digest,
-        preprocess_digest=preprocess_digest(bundle.config.preprocess),
-        dim=_width(bundle),
+        preprocess_digest=preprocess_digest(preprocess),
+        columns=choose_columns(
+            bundle.model, preprocess, extra=settings.extra_columns, for_reranking=settings.rerank_columns
+        ),
         precision=settings.model_precision,
         dtype=settings.dtype,
         part_rows=settings.part_rows,
-        extra_columns=settings.extra_columns,
     )
     require_same(out_url, spec)
     parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
@@ -131,7 +135,7 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
         model_url=model_url,
         out_url=out_url,
         spec=spec,
-        preprocess=bundle.config.preprocess,
+        preprocess=preprocess,
         parts=parts,
         missing=missing_parts(out_url, parts),
     )
@@ -215,9 +219,3 @@ def _context(*, preserve_order: bool) -> DataContext:
 def _without_captions(manifest: Manifest) -> Manifest:
     """Workers read videos only: what they don't need is not sent to them."""
     return dataclasses.replace(manifest, table=manifest.table.drop_columns(["captions"]))
-
-
-def _width(bundle: Bundle) -> int:
-    """D of the model's vectors."""
-    with torch.inference_mode():
-        return bundle.model.encode_text(tokenize([""], context_length=bundle.config.backbone.context_length)).shape[1]

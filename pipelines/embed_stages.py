@@ -76,10 +76,10 @@ def write_part(batch: Rows, *, refs: Sequence[Any]) -> Rows:
         "reason": rejected,
         "detail": batch["detail"][~ok].tolist(),
     }
-    vectors = {name: batch[name][ok] for name in work.spec.vector_columns}
+    values = {column.name: batch[column.name][ok] for column in work.spec.columns}
     table = work.manifest.table
     storage.write_bytes(part.quarantine_url(work.out_url), quarantine_bytes(work.spec, table.take(row_B[~ok]), why))
-    storage.write_bytes(part.url(work.out_url), part_bytes(work.spec, table.take(row_B[ok]), vectors))
+    storage.write_bytes(part.url(work.out_url), part_bytes(work.spec, table.take(row_B[ok]), values))
     return _receipt(PartCount(name=part.name, num_embedded=int(ok.sum()), rejected=Counter(rejected)))
 
 

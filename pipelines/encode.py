@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpig_core.bundle import load_bundle
+from pipelines.columns import Column
 from pipelines.embed_stages import Rows
 from pipelines.parts import CorpusSpec
 from pipelines.places import local_bundle
-
-FEATURE_OF = {"vector": "fused_BD", "vector_unfused": "unfused_BD", "pseudo_query": "pseudo_query_BD"}
 
 
 class EncodeVideos:
@@ -20,19 +20,25 @@ class EncodeVideos:
             bundle = load_bundle(folder, device=str(self._device))
         if bundle.model_id != spec.model_id:
             raise ValueError(f"the model at {model_url} became {bundle.model_id}, wanted {spec.model_id}; start again")
-        self._model, self._columns = bundle.model, spec.vector_columns
+        self._model, self._spec = bundle.model, spec
         self._is_half = spec.precision == "bf16"
         preprocess = bundle.config.preprocess
         shape = (batch_size, preprocess.num_frames, 3, preprocess.size, preprocess.size)
         self._frame_BF3HW = torch.zeros(shape, dtype=torch.uint8, pin_memory=use_gpu)
 
     def __call__(self, batch: Rows) -> Rows:
-        """``frames`` replaced by the vector columns, float32 [rows, D]; a vector that is not finite is rejected."""
+        """``frames`` replaced by the columns of the corpus, [rows, *shape] as they are stored.
+
+        A video of which a number is not finite, or too large for the corpus, is rejected.
+        """
         num_rows = len(batch["row"])
         self._frame_BF3HW.numpy()[:num_rows] = batch["frames"]
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_half):
-            features = self._model.encode_video(self._frame_BF3HW.to(self._device))
-        vectors = {name: getattr(features, FEATURE_OF[name])[:num_rows].float().cpu().numpy() for name in self._columns}
-        finite = np.logical_and.reduce([np.isfinite(vector).all(axis=1) for vector in vectors.values()])
+            given = self._model.columns(self._model.encode_video(self._frame_BF3HW.to(self._device)))
+        values = {column.name: self._stored(given[column.name][:num_rows], column) for column in self._spec.columns}
+        finite = np.logical_and.reduce([np.isfinite(x).reshape(num_rows, -1).all(axis=1) for x in values.values()])
         reason = np.where((batch["reason"] == "") & ~finite, "not_finite", batch["reason"])
-        return {"row": batch["row"], "reason": reason, "detail": batch["detail"], **vectors}
+        return {"row": batch["row"], "reason": reason, "detail": batch["detail"], **values}
+
+    def _stored(self, x: Tensor, column: Column) -> np.ndarray:
+        return x.to(getattr(torch, self._spec.scalar(column).name)).cpu().numpy()

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,54 +17,100 @@ import pyarrow.parquet as pq
 
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
+from pipelines.columns import VECTOR, Column
 from pipelines.manifest import Manifest
+from pipelines.ranges import RangeFile
 
-EXTRA_COLUMNS = ("vector_unfused", "pseudo_query")
 SAMPLE_FIELDS = [pa.field(name, pa.string()) for name in ("uid", "video_id", "shard", "key")]
 QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "shard", "key", "stage", "reason", "detail")])
 METADATA_PREFIX = "fpig."
+SHAPE = b"fpig.shape"
+"""Metadata of a column of vectors: the shape of one video's value, as JSON."""
+MAX_PART_BYTES = 2 << 30
+"""A part must fit into the memory of the task that writes it."""
+GROUP_BYTES = 16 << 20
+"""Size of a row group: what must be read, and stand in memory, to get at one row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
     """What makes two corpora one: every file of a corpus carries these values.
 
-    The model computes in ``precision``, its vectors are stored as ``dtype``.
+    The model computes in ``precision``, its floats are stored as ``dtype``. ``columns`` begin with ``vector``.
     """
 
     model_id: str
     manifest_digest: str
     preprocess_digest: str
-    dim: int
+    columns: tuple[Column, ...]
     precision: Literal["fp32", "bf16"] = "fp32"
     dtype: Literal["float16", "float32"] = "float16"
     part_rows: int = 256
-    extra_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"got precision={self.precision!r}, wanted fp32 or bf16")
         if self.dtype not in ("float16", "float32"):
             raise ValueError(f"got dtype={self.dtype!r}, wanted float16 or float32")
-        if self.part_rows < 1 or self.dim < 1:
-            raise ValueError(f"got part_rows={self.part_rows}, dim={self.dim}; both must be at least 1")
-        if unknown := [name for name in self.extra_columns if name not in EXTRA_COLUMNS]:
-            raise ValueError(f"got extra column {unknown[0]!r}, wanted any of {', '.join(EXTRA_COLUMNS)}")
+        if self.part_rows < 1:
+            raise ValueError(f"got part_rows={self.part_rows}, wanted at least 1")
+        names = [column.name for column in self.columns]
+        if names[:1] != [VECTOR] or len(self.columns[0].shape) != 1 or len(set(names)) < len(names):
+            raise ValueError(f"got the columns {_listed(self.columns)}; wanted vector float[D] first, and each once")
+        if self.part_rows * self.row_bytes > MAX_PART_BYTES:
+            raise ValueError(
+                f"got part_rows={self.part_rows} of {self.row_bytes} bytes each, wanted parts of at most "
+                f"{MAX_PART_BYTES} bytes; use a part_rows of at most {MAX_PART_BYTES // self.row_bytes}"
+            )
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> "CorpusSpec":
+        """The spec of a committed corpus."""
+        values: dict[str, Any] = {field.name: meta[field.name] for field in dataclasses.fields(cls)}
+        values["columns"] = tuple(
+            Column(name=column["name"], shape=tuple(column["shape"]), kind=column["kind"])
+            for column in values["columns"]
+        )
+        return cls(**values)
+
+    def column(self, name: str) -> Column:
+        """The stored column of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise ValueError(
+            f"the corpus has no column {name!r}, only {_listed(self.columns)}; "
+            f"embed it into a new folder with --extra-columns {name}"
+        )
+
+    def scalar(self, column: Column) -> np.dtype:
+        """What a column's numbers are stored as."""
+        return np.dtype(self.dtype if column.kind == "float" else np.int32)
 
     @property
-    def vector_columns(self) -> tuple[str, ...]:
-        return ("vector", *self.extra_columns)
+    def row_bytes(self) -> int:
+        """Bytes of one video's columns."""
+        return sum(column.size * self.scalar(column).itemsize for column in self.columns)
 
     def identity(self) -> dict[str, str]:
         """Name and value of all that two files of one corpus share."""
-        values = dataclasses.asdict(self) | {"extra_columns": ",".join(self.extra_columns)}
-        return {name: str(value) for name, value in values.items()}
+        return {name: str(value) for name, value in (vars(self) | {"columns": _listed(self.columns)}).items()}
 
     def schema(self) -> pa.Schema:
         """Columns of a part, with the identity as metadata."""
-        vector = pa.list_(pa.float16() if self.dtype == "float16" else pa.float32(), self.dim)
-        fields = [*SAMPLE_FIELDS, *(pa.field(name, vector) for name in self.vector_columns)]
-        return pa.schema(fields, metadata=self._metadata())
+        fields = [
+            pa.field(
+                column.name,
+                pa.list_(pa.from_numpy_dtype(self.scalar(column)), column.size),
+                metadata={SHAPE: json.dumps(column.shape)},
+            )
+            for column in self.columns
+        ]
+        return pa.schema([*SAMPLE_FIELDS, *fields], metadata=self._metadata())
 
     def quarantine_schema(self) -> pa.Schema:
         return QUARANTINE_SCHEMA.with_metadata(self._metadata())
@@ -128,15 +174,16 @@ def plan_parts(manifest: Manifest, model_id: str, *, part_rows: int = 256) -> li
     ]
 
 
-def part_bytes(spec: CorpusSpec, sample: pa.Table, vectors: Mapping[str, np.ndarray]) -> bytes:
-    """The Parquet file of a part: one row per embedded sample, ``vectors[name]`` being [rows, dim]."""
-    columns = [sample.column(field.name).combine_chunks() for field in SAMPLE_FIELDS]
-    scalar = np.dtype(spec.dtype)
-    for name in spec.vector_columns:
-        assert vectors[name].shape == (sample.num_rows, spec.dim), f"{name}: {vectors[name].shape}"
-        flat = pa.array(np.ascontiguousarray(vectors[name], dtype=scalar).reshape(-1))
-        columns.append(pa.FixedSizeListArray.from_arrays(flat, spec.dim))
-    return _parquet(pa.Table.from_arrays(columns, schema=spec.schema()))
+def part_bytes(spec: CorpusSpec, sample: pa.Table, values: Mapping[str, np.ndarray]) -> bytes:
+    """The Parquet file of a part: one row per embedded sample, ``values[name]`` being [rows, *shape]."""
+    arrays = [sample.column(field.name).combine_chunks() for field in SAMPLE_FIELDS]
+    for column in spec.columns:
+        value = values[column.name]
+        assert value.shape == (sample.num_rows, *column.shape), f"{column}: {value.shape}"
+        flat = pa.array(np.ascontiguousarray(value, dtype=spec.scalar(column)).reshape(-1))
+        arrays.append(pa.FixedSizeListArray.from_arrays(flat, column.size))
+    table = pa.Table.from_arrays(arrays, schema=spec.schema())
+    return _parquet(table, row_group_size=max(1, GROUP_BYTES // spec.row_bytes))
 
 
 def quarantine_bytes(spec: CorpusSpec, sample: pa.Table, why: Mapping[str, Sequence[str]]) -> bytes:
@@ -147,28 +194,45 @@ def quarantine_bytes(spec: CorpusSpec, sample: pa.Table, why: Mapping[str, Seque
 
 
 def read_table(url: str, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole Parquet file of a corpus."""
-    return pq.read_table(io.BytesIO(storage.read_bytes(url)), columns=list(columns) if columns else None)
+    """A Parquet file of a corpus: the whole of it, or only ``columns``, and then the bytes of the others stay there."""
+    if columns is None:
+        return pq.read_table(io.BytesIO(storage.read_bytes(url)))
+    with open_table(url) as file:
+        return file.read(columns=list(columns))
+
+
+def open_table(url: str) -> pq.ParquetFile:
+    """A Parquet file of a corpus, to be read by row groups and columns. Small ones are fetched at once."""
+    if storage.size(url) <= GROUP_BYTES:
+        return pq.ParquetFile(io.BytesIO(storage.read_bytes(url)))
+    return pq.ParquetFile(RangeFile(url), pre_buffer=True)
 
 
 def read_identity(url: str) -> dict[str, str]:
     """Identity of the corpus that a file belongs to; empty for a file that is not ours."""
-    metadata = pq.read_schema(io.BytesIO(storage.read_bytes(url))).metadata or {}
+    with open_table(url) as file:
+        metadata = file.schema_arrow.metadata or {}
     pairs = ((key.decode(), value.decode()) for key, value in metadata.items())
     return {key.removeprefix(METADATA_PREFIX): value for key, value in pairs if key.startswith(METADATA_PREFIX)}
 
 
-def vectors_of(table: pa.Table, column: str) -> np.ndarray:
-    """A vector column as float32 [rows, D]."""
-    array = table.column(column).combine_chunks()
-    flat = array.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(array), array.type.list_size).astype(np.float32)
+def values_of(table: pa.Table, column: Column) -> np.ndarray:
+    """A column as it is stored, [rows, *shape]; not to be written to."""
+    flat = table.column(column.name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(table.num_rows, *column.shape)
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _parquet(table: pa.Table, *, row_group_size: int | None = None) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    # Numbers of vectors hardly repeat: a dictionary of them costs time both ways and saves nothing.
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    options: dict[str, Any] = {"use_dictionary": texts, "row_group_size": row_group_size}
+    pq.write_table(table, sink, compression="zstd", **options)
     return sink.getvalue()
+
+
+def _listed(columns: Sequence[Column]) -> str:
+    return ", ".join(map(str, columns))
 
 
 def _digest(values: Sequence[str]) -> str:

@@ -10,9 +10,20 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.columns import VECTOR, Column
 from pipelines.corpus import NUM_READERS, part_files, read_committed
 from pipelines.manifest import Manifest
-from pipelines.parts import METADATA_PREFIX, CorpusSpec, Part, part_name, plan_parts, read_table, vectors_of
+from pipelines.parts import (
+    MAX_PART_BYTES,
+    METADATA_PREFIX,
+    SHAPE,
+    CorpusSpec,
+    Part,
+    part_name,
+    plan_parts,
+    read_table,
+    values_of,
+)
 
 NORM_TOLERANCE = {"float16": 2e-3, "float32": 1e-4}
 MAX_PROBLEMS = 20
@@ -42,24 +53,25 @@ class _PartFacts:
 def verify_corpus(url: str, manifest: Manifest) -> Verification:
     """Read every file of a corpus and hold it against the manifest.
 
-    Checked: each uid once, in parts or in quarantine; names, metadata and counts; finite vectors of norm 1.
+    Checked: each uid once, in parts or in quarantine; names, shapes, metadata and counts; finite numbers, and norm 1 in
+    ``vector`` and in the columns whose names begin with ``vector_``.
 
     Raises:
         ValueError: there is no complete corpus.
     """
     meta = read_committed(url)
-    spec = CorpusSpec(
-        **{field.name: meta[field.name] for field in dataclasses.fields(CorpusSpec) if field.name != "extra_columns"},
-        extra_columns=tuple(filter(None, meta["extra_columns"].split(","))),
-    )
+    spec = CorpusSpec.from_meta(meta)
     parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
     problems = _folder_problems(url, manifest=manifest, meta=meta, parts=parts)
-    with ThreadPoolExecutor(NUM_READERS) as pool:
+    num_readers = min(NUM_READERS, max(1, MAX_PART_BYTES // (spec.part_rows * spec.row_bytes)))
+    with ThreadPoolExecutor(num_readers) as pool:
         facts = list(pool.map(lambda part: _inspect(url, part, spec=spec, manifest=manifest), parts))
     embedded = [uid for fact in facts for uid in fact.embedded]
     rejected = [uid for fact in facts for uid in fact.rejected]
     problems += [problem for fact in facts for problem in fact.problems]
     problems += _uid_problems(embedded, rejected, manifest=manifest)
+    if meta["part_embedded"] != [len(fact.embedded) for fact in facts]:
+        problems.append("part_embedded of the commit does not count the rows of the parts")
     for name, got in (("num_embedded", len(embedded)), ("num_rejected", len(rejected))):
         if meta[name] != got:
             problems.append(f"{name} is {meta[name]} in the commit and {got} in the files")
@@ -97,8 +109,8 @@ def _inspect(url: str, part: Part, *, spec: CorpusSpec, manifest: Manifest) -> _
     both = set(embedded) | set(rejected)
     if part_name(spec.model_id, [uid for uid in wanted if uid in both]) != part.name or len(both) != len(part):
         problems.append(f"part {part.name} does not hold the {len(part)} samples that it is named by")
-    for column in spec.vector_columns:
-        problems += _vector_problems(vectors_of(table, column), f"part {part.name}, {column}", spec=spec)
+    for column in spec.columns:
+        problems += _column_problems(table, column, f"part {part.name}, {column.name}", spec=spec)
     return _PartFacts(
         embedded=embedded,
         rejected=rejected,
@@ -125,7 +137,10 @@ def _read_sound(file: str, schema: pa.Schema, *, problems: list[str]) -> pa.Tabl
         got, wanted = (", ".join(f"{field.name} {field.type}" for field in each) for each in (table.schema, schema))
         problems.append(f"{file} has the columns {got}; wanted {wanted}")
         return None
-    if empty := [name for name in table.column_names if table.column(name).null_count]:
+    if other := [field.name for field in schema if _shape_of(table.schema.field(field.name)) != _shape_of(field)]:
+        problems.append(f"{file} gives {other[0]} another shape than the commit")
+        return None
+    if empty := [field.name for field in table.schema if _has_null(table.column(field.name))]:
         problems.append(f"{file} has rows without {empty[0]}")
         return None
     got = table.schema.metadata or {}
@@ -141,12 +156,22 @@ def _shown(metadata: bytes) -> str:
     return metadata.decode(errors="replace").removeprefix(METADATA_PREFIX)
 
 
-def _vector_problems(vector_BD: np.ndarray, where: str, *, spec: CorpusSpec) -> list[str]:
-    if not np.isfinite(vector_BD).all():
+def _has_null(column: pa.ChunkedArray) -> bool:
+    lists = pa.types.is_fixed_size_list(column.type)
+    return any(chunk.null_count or (lists and chunk.flatten().null_count) for chunk in column.chunks)
+
+
+def _shape_of(field: pa.Field) -> bytes | None:
+    return (field.metadata or {}).get(SHAPE)
+
+
+def _column_problems(table: pa.Table, column: Column, where: str, *, spec: CorpusSpec) -> list[str]:
+    value_B = values_of(table, column)
+    if not np.isfinite(value_B).all():
         return [f"{where}: NaN or inf"]
-    if where.endswith("pseudo_query"):
-        return []  # raw by contract, so any norm is right
-    error = np.abs(np.linalg.norm(vector_BD, axis=1) - 1).max(initial=0)
+    if column.name != VECTOR and not column.name.startswith(f"{VECTOR}_"):
+        return []
+    error = np.abs(np.linalg.norm(value_B.astype(np.float32), axis=-1) - 1).max(initial=0)
     return [f"{where}: a norm is off 1 by {error:.2g}"] if error > NORM_TOLERANCE[spec.dtype] else []
 
 

@@ -14,6 +14,7 @@ from fpig_core.backbone import Backbone
 from fpig_core.bundle import save_bundle
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.preprocess import Preprocess
+from pipelines.columns import Column
 from pipelines.corpus import commit, count_parts
 from pipelines.manifest import MANIFEST_SCHEMA, Manifest, sample_uid, save_manifest
 from pipelines.parts import CorpusSpec, part_bytes, plan_parts, quarantine_bytes
@@ -95,7 +96,7 @@ def write_corpus(
         model_id=model_id,
         manifest_digest=manifest.digest,
         preprocess_digest="any",
-        dim=vector_BD.shape[1],
+        columns=(Column(name="vector", shape=vector_BD.shape[1:]),),
         dtype="float32",
         part_rows=4,
     )

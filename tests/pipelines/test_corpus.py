@@ -6,54 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from pipelines import parts as parts_module
 from pipelines import storage
-from pipelines.corpus import commit, count_parts, missing_parts, read_committed, read_corpus, require_same
-from pipelines.manifest import MANIFEST_SCHEMA, Manifest, manifest_digest, sample_uid
-from pipelines.parts import CorpusSpec, part_bytes, plan_parts, quarantine_bytes, read_table
+from pipelines.columns import Column
+from pipelines.corpus import missing_parts, read_columns, read_committed, read_corpus, require_same
+from pipelines.parts import part_bytes, plan_parts, read_table
 from pipelines.verify import verify_corpus
-
-DIM = 8
-REJECTED_EVERY = 5
-
-
-def make_manifest(num_rows):
-    rows = [
-        dict.fromkeys(MANIFEST_SCHEMA.names)
-        | {"uid": sample_uid("a.tar", f"{i:04d}"), "shard": "a.tar", "key": f"{i:04d}", "video_id": f"video{i}"}
-        for i in range(num_rows)
-    ]
-    table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
-    return Manifest(table=table, digest=manifest_digest(table), root="unused")
-
-
-def make_spec(manifest, **changes):
-    spec = CorpusSpec(model_id="m" * 16, manifest_digest=manifest.digest, preprocess_digest="p", dim=DIM, part_rows=4)
-    return dataclasses.replace(spec, **changes)
-
-
-def vectors_for(rows):
-    vector = np.random.default_rng(0).standard_normal((1000, DIM))[rows]
-    return (vector / np.linalg.norm(vector, axis=1, keepdims=True)).astype(np.float32)
-
-
-def write_part(url, spec, manifest, part):
-    rows = np.arange(part.start, part.stop)
-    ok = rows % REJECTED_EVERY != 0
-    why = {name: [name] * int((~ok).sum()) for name in ("stage", "reason", "detail")}
-    vectors = {name: vectors_for(rows[ok]) for name in spec.vector_columns}
-    storage.write_bytes(part.quarantine_url(url), quarantine_bytes(spec, manifest.table.take(rows[~ok]), why))
-    storage.write_bytes(part.url(url), part_bytes(spec, manifest.table.take(rows[ok]), vectors))
-
-
-def write_corpus(url, spec, manifest):
-    parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
-    for part in parts:
-        write_part(url, spec, manifest, part)
-    commit(url, spec=spec, parts=parts, counts=count_parts(url, parts), lineage={"model": "somewhere"})
-    return parts
+from tests.corpora import (
+    DIM,
+    KEPT,
+    PATCHES,
+    REJECTED_EVERY,
+    VECTOR,
+    WIDE,
+    make_manifest,
+    make_spec,
+    values_for,
+    vectors_for,
+    write_corpus,
+    write_part,
+)
 
 
 @pytest.fixture
@@ -78,36 +52,85 @@ def test_names_depend_on_the_model_and_the_samples_alone(manifest):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_corpus_reads_back_in_manifest_order(manifest, tmp_path, dtype):
-    url, spec = str(tmp_path), make_spec(manifest, dtype=dtype, extra_columns=("pseudo_query",))
+    url, spec = str(tmp_path), make_spec(manifest, dtype=dtype)
     write_corpus(url, spec, manifest)
     kept = [row for row in range(10) if row % REJECTED_EVERY]
     corpus = read_corpus(url)
     assert corpus.uids == [manifest.table.column("uid")[row].as_py() for row in kept]
     assert corpus.video_ids == [f"video{row}" for row in kept]
     np.testing.assert_allclose(corpus.vectors, vectors_for(kept), atol=1e-3 if dtype == "float16" else 0)
-    np.testing.assert_array_equal(read_corpus(url, column="pseudo_query").vectors, corpus.vectors)
     assert corpus.meta["num_embedded"] == 8
     assert corpus.meta["rejected"] == {"reason": 2}
-    with pytest.raises(ValueError, match="no column"):
-        read_corpus(url, column="vector_unfused")
+
+
+@pytest.mark.parametrize("group_bytes", [1, 200, 1 << 20])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_columns_of_any_shape_read_back_as_they_are_stored(manifest, tmp_path, monkeypatch, dtype, group_bytes):
+    """However a part is cut into row groups, and whether it is fetched at once or in ranges."""
+    monkeypatch.setattr(parts_module, "GROUP_BYTES", group_bytes)
+    url, spec = str(tmp_path), make_spec(manifest, dtype=dtype, columns=WIDE)
+    write_corpus(url, spec, manifest)
+    kept = np.array([row for row in range(10) if row % REJECTED_EVERY])
+    for rows in (None, np.array([6, 0, 7, 0]), np.array([], np.int64)):
+        found = read_columns(url, ["selected_tokens", "patch_vectors"], rows=rows)
+        chosen = kept if rows is None else kept[rows]
+        assert found["selected_tokens"].dtype == np.int32
+        np.testing.assert_array_equal(found["selected_tokens"], values_for(KEPT, chosen))
+        np.testing.assert_array_equal(found["patch_vectors"], values_for(PATCHES, chosen).astype(dtype), strict=True)
+    np.testing.assert_array_equal(read_corpus(url).vectors, vectors_for(kept).astype(dtype).astype(np.float32))
+    assert verify_corpus(url, manifest).problems == ()
+
+
+def test_only_the_parts_that_hold_the_rows_are_read(manifest, tmp_path):
+    url, spec = str(tmp_path), make_spec(manifest, columns=WIDE)
+    parts = write_corpus(url, spec, manifest)
+    Path(parts[0].url(url)).unlink()
+    assert len(read_columns(url, ["patch_vectors"], rows=np.array([3, 4]))["patch_vectors"]) == 2
+    with pytest.raises(FileNotFoundError):
+        read_columns(url, ["patch_vectors"])
+
+
+def test_columns_that_are_not_there_are_refused(manifest, tmp_path):
+    url, spec = str(tmp_path), make_spec(manifest, columns=WIDE)
+    parts = write_corpus(url, spec, manifest)
+    with pytest.raises(ValueError, match=r"no column 'frame_vectors', only vector float\[8\], .* --extra-columns"):
+        read_columns(url, ["frame_vectors"])
+    with pytest.raises(ValueError, match="wanted one with a vector a video"):
+        read_corpus(url, column="patch_vectors")
+    with pytest.raises(ValueError, match=r"wanted 0…7"):
+        read_columns(url, ["vector"], rows=np.array([8]))
+    short = {column.name: values_for(column, [1, 2]) for column in WIDE}
+    storage.write_bytes(parts[0].url(url), part_bytes(spec, manifest.table.slice(1, 2), short))
+    with pytest.raises(ValueError, match="not as long as it was"):
+        read_columns(url, ["vector"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": (PATCHES, VECTOR)}, "vector float"),
+        ({"columns": (VECTOR, PATCHES, PATCHES)}, "each once"),
+        ({"columns": ()}, "vector float"),
+        ({"columns": (VECTOR, Column(name="big", shape=(1 << 20,))), "part_rows": 1025}, "part_rows of at most 1023"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_refused(manifest, change, message):
+    with pytest.raises(ValueError, match=message):
+        make_spec(manifest, **change)
 
 
 def test_parts_stay_plain_parquet(manifest, tmp_path):
-    spec = make_spec(manifest)
+    spec = make_spec(manifest, columns=WIDE)
     parts = write_corpus(str(tmp_path), spec, manifest)
     table = read_table(parts[0].url(str(tmp_path)))
-    assert table.column_names == ["uid", "video_id", "shard", "key", "vector"]
+    assert table.column_names == ["uid", "video_id", "shard", "key", "vector", "patch_vectors", "selected_tokens"]
+    assert table.schema.field("patch_vectors").type == pa.list_(pa.float16(), 30)
+    assert table.schema.field("patch_vectors").metadata[b"fpig.shape"] == b"[3, 2, 5]"
+    assert table.schema.field("selected_tokens").type == pa.list_(pa.int32(), 4)
     assert table.schema.field("vector").type == pa.list_(pa.float16(), DIM)
     assert table.schema.metadata[b"fpig.model_id"] == spec.model_id.encode()
     quarantine = read_table(parts[0].quarantine_url(str(tmp_path)))
     assert quarantine.column_names == ["uid", "shard", "key", "stage", "reason", "detail"]
-
-
-def test_a_sound_corpus_is_verified(manifest, tmp_path):
-    write_corpus(str(tmp_path), make_spec(manifest), manifest)
-    report = verify_corpus(str(tmp_path), manifest)
-    assert report.problems == ()
-    assert (report.num_samples, report.num_embedded, report.num_rejected) == (10, 8, 2)
 
 
 def test_a_corpus_in_a_bucket_is_the_same(manifest, s3_server):
@@ -148,6 +171,8 @@ def test_what_is_missing_is_what_was_not_written(manifest, tmp_path):
         {"part_rows": 5},
         {"dtype": "float32"},
         {"precision": "bf16"},
+        {"columns": WIDE},
+        {"columns": (dataclasses.replace(VECTOR, shape=(DIM + 1,)),)},
     ],
 )
 def test_another_kind_of_corpus_is_refused(manifest, tmp_path, change, committed):
@@ -160,105 +185,6 @@ def test_another_kind_of_corpus_is_refused(manifest, tmp_path, change, committed
     require_same(url, spec)
     with pytest.raises(ValueError, match=rf"{next(iter(change))}=.*this request has"):
         require_same(url, make_spec(manifest, **change))
-
-
-def _damage_nan(url, spec, manifest, parts):
-    sample = manifest.table.slice(1, 3)
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, sample, {"vector": np.full((3, DIM), np.nan)}))
-
-
-def _damage_norm(url, spec, manifest, parts):
-    sample = manifest.table.slice(1, 3)
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, sample, {"vector": 2 * vectors_for([1, 2, 3])}))
-
-
-def _damage_lost_row(url, spec, manifest, parts):
-    sample = manifest.table.slice(1, 2)
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, sample, {"vector": vectors_for([1, 2])}))
-
-
-def _damage_twice(url, spec, manifest, parts):
-    sample = manifest.table.slice(0, 4)
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, sample, {"vector": vectors_for([0, 1, 2, 3])}))
-
-
-def _damage_missing(url, spec, manifest, parts):
-    Path(parts[1].url(url)).unlink()
-
-
-def _damage_foreign(url, spec, manifest, parts):
-    storage.write_bytes(storage.join(url, "parts", "stray.parquet"), storage.read_bytes(parts[0].url(url)))
-
-
-def _damage_metadata(url, spec, manifest, parts):
-    other = make_spec(manifest, model_id="other")
-    storage.write_bytes(
-        parts[0].url(url), part_bytes(other, manifest.table.slice(1, 3), {"vector": vectors_for([1, 2, 3])})
-    )
-
-
-def _damage_truncated(url, spec, manifest, parts):
-    file = Path(parts[0].url(url))
-    file.write_bytes(file.read_bytes()[:-20])
-
-
-def _damage_bytes(url, spec, manifest, parts):
-    """Inside the compressed columns, where the file's footer still looks sound."""
-    file = Path(parts[0].url(url))
-    data = bytearray(file.read_bytes())
-    data[4:200] = bytes(196)
-    file.write_bytes(data)
-
-
-def _damage_quarantine(url, spec, manifest, parts):
-    Path(parts[1].quarantine_url(url)).write_bytes(b"")
-
-
-def _damage_column(url, spec, manifest, parts):
-    file = parts[0].url(url)
-    pq.write_table(read_table(file).drop_columns(["uid"]), file)
-
-
-def _damage_width(url, spec, manifest, parts):
-    wide = make_spec(manifest, dim=DIM + 1)
-    vectors = {"vector": np.ones((3, DIM + 1))}
-    storage.write_bytes(parts[0].url(url), part_bytes(wide, manifest.table.slice(1, 3), vectors))
-
-
-def _damage_null(url, spec, manifest, parts):
-    file = parts[0].quarantine_url(url)
-    table = read_table(file)
-    pq.write_table(table.set_column(0, "uid", pa.nulls(len(table), pa.string())), file)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (_damage_truncated, "cannot be read"),
-        (_damage_bytes, "cannot be read"),
-        (_damage_quarantine, "cannot be read"),
-        (_damage_column, "has the columns video_id"),
-        (_damage_width, "has the columns uid"),
-        (_damage_null, "rows without uid"),
-        (_damage_nan, "NaN"),
-        (_damage_norm, "norm is off 1"),
-        (_damage_lost_row, "neither embedded nor rejected"),
-        (_damage_twice, "more than once"),
-        (_damage_missing, "is missing"),
-        (_damage_foreign, "not in the commit"),
-        (_damage_metadata, "carries model_id='other'"),
-    ],
-)
-def test_damage_is_found(manifest, tmp_path, damage, message):
-    url, spec = str(tmp_path), make_spec(manifest)
-    damage(url, spec, manifest, write_corpus(url, spec, manifest))
-    assert any(message in problem for problem in verify_corpus(url, manifest).problems)
-
-
-def test_another_manifest_is_found(manifest, tmp_path):
-    write_corpus(str(tmp_path), make_spec(manifest), manifest)
-    problems = verify_corpus(str(tmp_path), make_manifest(12)).problems
-    assert any("the corpus is of manifest" in problem for problem in problems)
 
 
 def test_an_edited_commit_is_refused(manifest, tmp_path):

@@ -18,7 +18,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from fpig_core.bundle import load_bundle
-from pipelines.corpus import read_corpus
+from pipelines.corpus import read_columns, read_corpus
 from pipelines.decode import decode_frames
 from pipelines.embed import EmbedSettings, build_stream, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.encode import EncodeVideos
@@ -33,7 +33,7 @@ SETTINGS = EmbedSettings(
     dtype="float32",
     num_actors=2,
     cpus_per_actor=1.5,
-    extra_columns=("vector_unfused", "pseudo_query"),
+    extra_columns=("selected_tokens", "vector_unfused", "pseudo_query"),
 )
 ONE_ACTOR = dataclasses.replace(SETTINGS, num_actors=1)
 FLAWS = {3: "bad_container", 8: "no_video", 9: "changed_bytes", 20: "bad_container"}
@@ -79,18 +79,24 @@ def slow_vectors(world, column):
         if number not in FLAWS:
             frames = decode_frames(video_bytes(number), suffix="mp4", preprocess=PREPROCESS)
             with torch.inference_mode():
-                vectors.append(getattr(model.encode_video(torch.from_numpy(frames)[None]), column)[0].numpy())
+                vectors.append(model.columns(model.encode_video(torch.from_numpy(frames)[None]))[column][0].numpy())
     return np.stack(vectors)
 
 
-@pytest.mark.parametrize(
-    ("column", "feature"),
-    [("vector", "fused_BD"), ("vector_unfused", "unfused_BD"), ("pseudo_query", "pseudo_query_BD")],
-)
-def test_each_video_becomes_its_own_vector(world, undisturbed, column, feature):
+@pytest.mark.parametrize("column", ["vector", "vector_unfused", "pseudo_query"])
+def test_each_video_becomes_its_own_vector(world, undisturbed, column):
     corpus = read_corpus(str(undisturbed), column=column)
     assert corpus.video_ids == [f"video{number}" for number in range(NUM_ROWS) if number not in FLAWS]
-    np.testing.assert_allclose(corpus.vectors, slow_vectors(world, feature), atol=1e-4)
+    np.testing.assert_allclose(corpus.vectors, slow_vectors(world, column), atol=1e-4)
+
+
+def test_columns_keep_their_shape_and_kind(world, undisturbed):
+    columns = {column.name: column for column in plan_for(world, undisturbed).spec.columns}
+    assert list(columns) == ["vector", "vector_unfused", "pseudo_query", "selected_tokens"]
+    kept = read_columns(str(undisturbed), ["selected_tokens"])["selected_tokens"]
+    assert kept.shape == (NUM_ROWS - len(FLAWS), *columns["selected_tokens"].shape)
+    assert kept.dtype == np.int32
+    np.testing.assert_array_equal(np.sort(kept), np.sort(slow_vectors(world, "selected_tokens")))
 
 
 def test_the_corpus_is_complete_and_sound(world, undisturbed):
@@ -169,6 +175,29 @@ def test_a_corpus_of_another_model_is_refused(world, undisturbed, tmp_path):
         plan_embedding(manifest, model_url=str(tmp_path / "other"), out_url=str(undisturbed), settings=SETTINGS)
 
 
+def test_a_column_that_the_model_does_not_offer_is_refused(world, tmp_path):
+    settings = dataclasses.replace(SETTINGS, extra_columns=("patch_vectors",))
+    with pytest.raises(ValueError, match=r"'patch_vectors'; this model offers vector, .*selected_tokens"):
+        plan_for(world, tmp_path / "corpus", settings)
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize(("dtype", "reasons"), [("float16", ["not_finite", ""]), ("float32", ["", ""])])
+def test_numbers_that_the_corpus_cannot_hold_are_rejected(world, tmp_path, monkeypatch, dtype, reasons):
+    plan = plan_for(world, tmp_path, dataclasses.replace(SETTINGS, dtype=dtype))
+    encode = EncodeVideos(plan.model_url, plan.spec, 2, use_gpu=False)
+    offered = encode._model.columns
+    factor_B1 = torch.tensor([[1e6], [1.0]])
+    monkeypatch.setattr(
+        encode._model,
+        "columns",
+        lambda video: offered(video) | {"pseudo_query": factor_B1.expand(2, plan.spec.column("pseudo_query").size)},
+    )
+    got = encode(batch_of(np.zeros((2, 3, 3, 32, 32), np.uint8)))
+    assert got["reason"].tolist() == reasons
+    assert got["vector"].dtype == np.dtype(dtype)
+
+
 def test_auto_precision_goes_by_the_device():
     assert EmbedSettings().model_precision == "fp32"
     assert EmbedSettings(gpus_per_actor=0.5).model_precision == "bf16"
@@ -182,6 +211,11 @@ def test_a_corpus_begun_on_cpus_is_not_finished_in_half_precision(world, undistu
     assert plan_for(world, undisturbed, dataclasses.replace(gpu, precision="fp32")).missing == []
 
 
+def batch_of(frames):
+    empty = np.array([""] * len(frames))
+    return {"row": np.arange(len(frames)), "reason": empty, "detail": empty, "frames": frames}
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_the_model_computes_in_the_precision_of_the_corpus(world, tmp_path, precision, dtype):
     plan = plan_for(world, tmp_path, dataclasses.replace(SETTINGS, precision=precision))
@@ -192,9 +226,7 @@ def test_the_model_computes_in_the_precision_of_the_corpus(world, tmp_path, prec
         lambda module, _, out: seen.add(out.dtype) if isinstance(module, torch.nn.Linear) else None
     )
     with hook:
-        got = encode(
-            {"row": np.arange(2), "reason": np.array(["", ""]), "detail": np.array(["", ""]), "frames": frames}
-        )
+        got = encode(batch_of(frames))
     assert dtype in seen
     with torch.inference_mode():
         exact = model.columns(model.encode_video(torch.from_numpy(frames)))["vector"].numpy()

@@ -1,0 +1,68 @@
+"""Small corpora made by hand, with columns of several shapes and a few rejected samples."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.columns import Column
+from pipelines.corpus import commit, count_parts
+from pipelines.manifest import MANIFEST_SCHEMA, Manifest, manifest_digest, sample_uid
+from pipelines.parts import CorpusSpec, part_bytes, plan_parts, quarantine_bytes
+
+DIM = 8
+VECTOR = Column(name="vector", shape=(DIM,))
+PATCHES = Column(name="patch_vectors", shape=(3, 2, 5))
+KEPT = Column(name="selected_tokens", shape=(4,), kind="int")
+WIDE = (VECTOR, PATCHES, KEPT)
+REJECTED_EVERY = 5
+
+
+def make_manifest(num_rows):
+    rows = [
+        dict.fromkeys(MANIFEST_SCHEMA.names)
+        | {"uid": sample_uid("a.tar", f"{i:04d}"), "shard": "a.tar", "key": f"{i:04d}", "video_id": f"video{i}"}
+        for i in range(num_rows)
+    ]
+    table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    return Manifest(table=table, digest=manifest_digest(table), root="unused")
+
+
+def make_spec(manifest, **changes):
+    spec = CorpusSpec(
+        model_id="m" * 16, manifest_digest=manifest.digest, preprocess_digest="p", columns=(VECTOR,), part_rows=4
+    )
+    return dataclasses.replace(spec, **changes)
+
+
+def vectors_for(rows):
+    vector = np.random.default_rng(0).standard_normal((1000, DIM))[rows]
+    return (vector / np.linalg.norm(vector, axis=1, keepdims=True)).astype(np.float32)
+
+
+def values_for(column, rows):
+    if column.name == "vector":
+        return vectors_for(rows)
+    rng = np.random.default_rng(1)
+    value = (
+        rng.integers(-9, 70_000, (1000, *column.shape)) if column.kind == "int" else rng.random((1000, *column.shape))
+    )
+    return value[rows]
+
+
+def write_part(url, spec, manifest, part):
+    rows = np.arange(part.start, part.stop)
+    ok = rows % REJECTED_EVERY != 0
+    why = {name: [name] * int((~ok).sum()) for name in ("stage", "reason", "detail")}
+    values = {column.name: values_for(column, rows[ok]) for column in spec.columns}
+    storage.write_bytes(part.quarantine_url(url), quarantine_bytes(spec, manifest.table.take(rows[~ok]), why))
+    storage.write_bytes(part.url(url), part_bytes(spec, manifest.table.take(rows[ok]), values))
+
+
+def write_corpus(url, spec, manifest):
+    parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
+    for part in parts:
+        write_part(url, spec, manifest, part)
+    commit(url, spec=spec, parts=parts, counts=count_parts(url, parts), lineage={"model": "somewhere"})
+    return parts
