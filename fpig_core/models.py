@@ -38,10 +38,15 @@ class Retriever(Protocol):
 class Reranker(Protocol):
     """Judges pairs of a query and a video from what was stored of both."""
 
-    rerank_columns: tuple[str, ...]
-    """Columns of a corpus that ``score`` needs."""
-    optional_rerank_columns: tuple[str, ...]
-    """Columns that ``score`` uses where they are given."""
+    @property
+    def rerank_columns(self) -> tuple[str, ...]:
+        """Columns of a corpus that ``score`` needs."""
+        ...
+
+    @property
+    def optional_rerank_columns(self) -> tuple[str, ...]:
+        """Columns that ``score`` uses where they are given."""
+        ...
 
     def encode_query(self, word_QL: Tensor, /) -> dict[str, Tensor]:
         """What ``score`` needs of queries: tensors [Q, …] by name."""

@@ -17,8 +17,18 @@ from cluster.tracking import NO_TRACKING, Tracker, TrackerSpec, open_tracker
 from fpig_core.bundle import Bundle
 from fpig_core.index import ExactIndex
 from fpig_core.metrics import retrieval_metrics, targets_by_id
+from fpig_core.metrics_two_stage import two_stage_metrics
+from fpig_core.two_stage import Table as Rows
+from fpig_core.two_stage import search_two_stage
 from jobs.cli import Report, launch
-from jobs.models import encode_queries, load_manifest_of, load_model_of
+from jobs.models import (
+    encode_queries,
+    encode_rerank_queries,
+    load_manifest_of,
+    load_model_of,
+    read_rerank_columns,
+    reranker_of,
+)
 from jobs.tracking import spool_folder
 from pipelines import storage
 from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
@@ -43,6 +53,8 @@ class Args:
     """One caption a video, or every caption (multi-sentence)."""
     column: Literal["vector", "vector_unfused"] = "vector"
     """Which vectors are searched."""
+    rerank_top: int = 0
+    """Two-stage search: how many of the best the model judges once more, of a corpus that keeps what it needs; 0: none."""
     tracking: str = NO_TRACKING
     """MLflow tracking URI, or none."""
     json: str = ""
@@ -50,13 +62,21 @@ class Args:
 
 
 def main(args: Args) -> Report:
+    if args.rerank_top < 0:
+        raise ValueError(f"got --rerank-top {args.rerank_top}, wanted 0 for one stage, or a number of candidates")
     corpus = read_corpus(args.corpus, column=args.column)
     manifest = load_manifest_of(corpus.meta, manifest=args.manifest)
     bundle, origin = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
     uids, texts = choose_queries(corpus, manifest, queries=args.queries)
     target_Q = targets_by_id(uids, corpus.uids)
     query_QD = torch.from_numpy(encode_queries(bundle, texts))
-    metrics = retrieval_metrics(query_QD, torch.from_numpy(corpus.vectors), target_Q)
+    places = {"query_QD": query_QD, "video_BD": torch.from_numpy(corpus.vectors), "target_Q": target_Q}
+    if args.rerank_top:
+        video = read_rerank_columns(bundle, args.corpus, corpus.meta)
+        query = encode_rerank_queries(bundle, texts)
+        metrics, first = two_stage_metrics(reranker_of(bundle), query, video, first_stage_k=args.rerank_top, **places)
+    else:
+        video, metrics, first = {}, retrieval_metrics(**places), None
     result: dict[str, Any] = {
         "split": Path(manifest.root).name,
         "queries": args.queries,
@@ -67,19 +87,20 @@ def main(args: Args) -> Report:
         "column": args.column,
         "tie_rule": "pessimistic",
         "normaliser": "none",
-        "first_stage_k": None,
+        "first_stage_k": args.rerank_top or None,
         "select_on": str(origin.get("select_on", "unknown")),
         "model_id": corpus.meta["model_id"],
         "manifest_digest": manifest.digest,
         "chance_r1": 100 / len(corpus.uids),
         "bytes_per_video": bytes_per_video(args.corpus, len(corpus.uids)),
-        "ms_per_query": milliseconds_per_query(bundle, corpus, texts),
+        "ms_per_query": milliseconds_per_query(bundle, corpus, texts, video=video, first_stage_k=args.rerank_top),
         **metrics,
+        **({"first_stage": first} if first else {}),
     }
     with open_run(args, result) as tracker:
         log_result(tracker, result)
         result["mlflow_run_id"] = tracker.run_id
-    show_metrics(metrics)
+    show_metrics(metrics | {f"{direction}, first stage": values for direction, values in (first or {}).items()})
     next_command = f'python -m jobs.search --corpus {args.corpus} --query "{texts[0]}"'
     return Report(title=f"Evaluation of {args.corpus}", summary=result, next_command=next_command)
 
@@ -110,19 +131,27 @@ def bytes_per_video(corpus_url: str, num_videos: int) -> float:
         return sum(pool.map(storage.size, part_files(corpus_url))) / num_videos
 
 
-def milliseconds_per_query(bundle: Bundle, corpus: Corpus, texts: list[str]) -> float:
-    """Median wall time of one search: text tower and exact top 10, one query at a time."""
+def milliseconds_per_query(
+    bundle: Bundle, corpus: Corpus, texts: list[str], *, video: Table, first_stage_k: int
+) -> float:
+    """Median wall time of one search, one query at a time: text tower and exact top 10, or both stages."""
     index, times = ExactIndex(corpus.vectors), []
     for text in [texts[0], *texts[:NUM_TIMED]]:
         start = time.perf_counter()
-        index.search(encode_queries(bundle, [text]), 10)
+        query_1D = encode_queries(bundle, [text])
+        if first_stage_k:
+            query = encode_rerank_queries(bundle, [text])
+            search_two_stage(index, reranker_of(bundle), query_1D, query, video, first_stage_k=first_stage_k)
+        else:
+            index.search(query_1D, 10)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:]) * 1000  # the first search warms up
 
 
 def open_run(args: Args, result: dict[str, Any]) -> Tracker:
     """One MLflow run per corpus and kind of evaluation."""
-    identity = [args.tracking, args.corpus, args.queries, args.column, result["model_id"], result["manifest_digest"]]
+    identity = [args.tracking, args.corpus, args.queries, args.column, str(args.rerank_top)]
+    identity += [result["model_id"], result["manifest_digest"]]
     digest = hashlib.sha256(json.dumps(["evaluate", *identity]).encode()).hexdigest()[:16]
     name, spool_dir = f"evaluate-{result['split']}", str(spool_folder(digest))
     return open_tracker(TrackerSpec(uri=args.tracking, run_name=name, spool_dir=spool_dir))
@@ -131,8 +160,12 @@ def open_run(args: Args, result: dict[str, Any]) -> Tracker:
 def log_result(tracker: Tracker, result: dict[str, Any]) -> None:
     kept = {name: value for name, value in result.items() if isinstance(value, str) or value is None}
     tracker.set_tags(kept)
+    stages = {"": result} | ({"first_stage/": result["first_stage"]} if "first_stage" in result else {})
     values = {
-        f"{direction}/{name.replace('@', '')}": v for direction in DIRECTIONS for name, v in result[direction].items()
+        f"{stage}{direction}/{name.replace('@', '')}": value
+        for stage, metrics in stages.items()
+        for direction in DIRECTIONS
+        for name, value in metrics[direction].items()
     }
     plain = {name: value for name, value in result.items() if isinstance(value, (int, float))}
     if tracker.last_step("num_queries") < 0:
@@ -145,7 +178,7 @@ def show_metrics(metrics: dict[str, dict[str, float]]) -> None:
     for name in metrics["t2v"]:
         table.add_column(name, justify="right")
     for direction, values in metrics.items():
-        table.add_row(DIRECTIONS[direction], *(f"{value:.1f}" for value in values.values()))
+        table.add_row(direction, *(f"{value:.1f}" for value in values.values()))
     Console().print(table)
 
 

@@ -3,14 +3,24 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cluster.tracking import NO_TRACKING
+from fpig_core.bundle import Bundle
 from fpig_core.index import ExactIndex
+from fpig_core.two_stage import best_first, rerank
 from jobs.cli import Report, launch
-from jobs.models import encode_queries, load_manifest_of, load_model_of
+from jobs.models import (
+    encode_queries,
+    encode_rerank_queries,
+    load_manifest_of,
+    load_model_of,
+    read_rerank_columns,
+    reranker_of,
+)
 from pipelines.corpus import Corpus, read_corpus
 from pipelines.manifest import Manifest
 
@@ -19,7 +29,7 @@ EXAMPLE = 'python -m jobs.search --corpus runs/demo/corpus --query "a red square
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Search a corpus by text, exactly: every video is compared."""
+    """Search a corpus by text, exactly: every video is compared. A model that reranks may judge the best once more."""
 
     corpus: str
     """Folder or URL of the corpus."""
@@ -27,6 +37,8 @@ class Args:
     """What to look for, in words."""
     top: int = 5
     """How many videos to show."""
+    rerank_top: int = 0
+    """How many of the best videos the model judges once more, with all that the corpus keeps of them; 0: none."""
     model: str = ""
     """Model bundle; by default where it was when it embedded the corpus."""
     manifest: str = ""
@@ -40,14 +52,20 @@ class Args:
 def main(args: Args) -> Report:
     if not args.query.strip():
         raise ValueError("got an empty query; say in words what the video shows")
+    if args.rerank_top and args.rerank_top < args.top:
+        raise ValueError(f"got --rerank-top {args.rerank_top}, wanted 0, or at least --top {args.top}")
     corpus = read_corpus(args.corpus)
     if not corpus.uids:
         raise ValueError(f"the corpus at {args.corpus} holds no video: all samples of its manifest were rejected")
     bundle, _ = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
     captions = read_captions(load_manifest_of(corpus.meta, manifest=args.manifest))
-    results = search(corpus, encode_queries(bundle, [args.query]), args.top, captions=captions)
+    scores, positions = ExactIndex(corpus.vectors).search(encode_queries(bundle, [args.query]), args.rerank_top or args.top)
+    if args.rerank_top:
+        scores, positions = rerank_found(args, bundle, corpus, positions)
+    results = describe(corpus, scores[0, : args.top], positions[0, : args.top], captions=captions)
     show_results(args.query, results, num_videos=len(corpus.uids))
-    summary = {"query": args.query, "num_videos": len(corpus.uids), "model_id": bundle.model_id, "results": results}
+    summary = {"query": args.query, "num_videos": len(corpus.uids), "model_id": bundle.model_id}
+    summary |= {"first_stage_k": args.rerank_top or None, "results": results}
     return Report(title=f"Search of {args.corpus}", summary=summary)
 
 
@@ -57,9 +75,19 @@ def read_captions(manifest: Manifest) -> dict[str, list[str]]:
     return {uid: captions or [] for uid, captions in zip(*columns, strict=True)}
 
 
-def search(corpus: Corpus, query_1D: Any, top: int, *, captions: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """The ``top`` best videos of one query, best first."""
-    score, position = ExactIndex(corpus.vectors).search(query_1D, top)
+def rerank_found(args: Args, bundle: Bundle, corpus: Corpus, position_1K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and positions [1, K] in the Reranker's order; only what the corpus keeps of these videos is read."""
+    video = read_rerank_columns(bundle, args.corpus, corpus.meta, rows=position_1K[0])
+    query = encode_rerank_queries(bundle, [args.query])
+    place_1K = np.arange(position_1K.size)[None]
+    score_1K, order_1K = best_first(place_1K, rerank(reranker_of(bundle), query, video, place_1K))
+    return score_1K, position_1K[:, order_1K[0]]
+
+
+def describe(
+    corpus: Corpus, score_K: np.ndarray, position_K: np.ndarray, *, captions: dict[str, list[str]]
+) -> list[dict[str, Any]]:
+    """What there is to say about each video found, in the order given."""
     return [
         {
             "rank": rank,
@@ -70,7 +98,7 @@ def search(corpus: Corpus, query_1D: Any, top: int, *, captions: dict[str, list[
             "uid": corpus.uids[i],
             "captions": captions[corpus.uids[i]],
         }
-        for rank, (value, i) in enumerate(zip(score[0], position[0], strict=True), start=1)
+        for rank, (value, i) in enumerate(zip(score_K, position_K, strict=True), start=1)
     ]
 
 
