@@ -5,6 +5,7 @@ import hashlib
 import json
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +13,13 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from cluster.tracking import NO_TRACKING, Tracker, TrackerSpec, open_tracker
 from fpig_core.bundle import Bundle
 from fpig_core.index import ExactIndex
 from fpig_core.metrics import retrieval_metrics, targets_by_id
 from fpig_core.metrics_two_stage import two_stage_metrics
-from fpig_core.two_stage import Table as Rows
 from fpig_core.two_stage import search_two_stage
 from jobs.cli import Report, launch
 from jobs.models import (
@@ -54,7 +55,7 @@ class Args:
     column: Literal["vector", "vector_unfused"] = "vector"
     """Which vectors are searched."""
     rerank_top: int = 0
-    """Two-stage search: how many of the best the model judges once more, of a corpus that keeps what it needs; 0: none."""
+    """How many of the best the model judges once more, by what the corpus keeps of them; 0: one stage."""
     tracking: str = NO_TRACKING
     """MLflow tracking URI, or none."""
     json: str = ""
@@ -69,14 +70,7 @@ def main(args: Args) -> Report:
     bundle, origin = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
     uids, texts = choose_queries(corpus, manifest, queries=args.queries)
     target_Q = targets_by_id(uids, corpus.uids)
-    query_QD = torch.from_numpy(encode_queries(bundle, texts))
-    places = {"query_QD": query_QD, "video_BD": torch.from_numpy(corpus.vectors), "target_Q": target_Q}
-    if args.rerank_top:
-        video = read_rerank_columns(bundle, args.corpus, corpus.meta)
-        query = encode_rerank_queries(bundle, texts)
-        metrics, first = two_stage_metrics(reranker_of(bundle), query, video, first_stage_k=args.rerank_top, **places)
-    else:
-        video, metrics, first = {}, retrieval_metrics(**places), None
+    measured = measure_two_stages if args.rerank_top else measure_one_stage
     result: dict[str, Any] = {
         "split": Path(manifest.root).name,
         "queries": args.queries,
@@ -87,20 +81,17 @@ def main(args: Args) -> Report:
         "column": args.column,
         "tie_rule": "pessimistic",
         "normaliser": "none",
-        "first_stage_k": args.rerank_top or None,
         "select_on": str(origin.get("select_on", "unknown")),
         "model_id": corpus.meta["model_id"],
         "manifest_digest": manifest.digest,
         "chance_r1": 100 / len(corpus.uids),
         "bytes_per_video": bytes_per_video(args.corpus, len(corpus.uids)),
-        "ms_per_query": milliseconds_per_query(bundle, corpus, texts, video=video, first_stage_k=args.rerank_top),
-        **metrics,
-        **({"first_stage": first} if first else {}),
+        **measured(args, bundle, corpus, texts=texts, target_Q=target_Q),
     }
     with open_run(args, result) as tracker:
         log_result(tracker, result)
         result["mlflow_run_id"] = tracker.run_id
-    show_metrics(metrics | {f"{direction}, first stage": values for direction, values in (first or {}).items()})
+    show_metrics(result)
     next_command = f'python -m jobs.search --corpus {args.corpus} --query "{texts[0]}"'
     return Report(title=f"Evaluation of {args.corpus}", summary=result, next_command=next_command)
 
@@ -131,19 +122,53 @@ def bytes_per_video(corpus_url: str, num_videos: int) -> float:
         return sum(pool.map(storage.size, part_files(corpus_url))) / num_videos
 
 
-def milliseconds_per_query(
-    bundle: Bundle, corpus: Corpus, texts: list[str], *, video: Table, first_stage_k: int
-) -> float:
-    """Median wall time of one search, one query at a time: text tower and exact top 10, or both stages."""
-    index, times = ExactIndex(corpus.vectors), []
+def measure_one_stage(
+    args: Args, bundle: Bundle, corpus: Corpus, *, texts: list[str], target_Q: Tensor
+) -> dict[str, Any]:
+    """Metrics of the search by inner product, and how long a search for ten videos takes."""
+    index, query_QD = ExactIndex(corpus.vectors), torch.from_numpy(encode_queries(bundle, texts))
+    return {
+        "first_stage_k": None,
+        "ms_per_query": milliseconds_each(lambda text: index.search(encode_queries(bundle, [text]), 10), texts),
+        **retrieval_metrics(query_QD, torch.from_numpy(corpus.vectors), target_Q),
+    }
+
+
+def measure_two_stages(
+    args: Args, bundle: Bundle, corpus: Corpus, *, texts: list[str], target_Q: Tensor
+) -> dict[str, Any]:
+    """The same with the best of the first stage reranked, and beside it the metrics of the first stage alone."""
+    reranker, index = reranker_of(bundle), ExactIndex(corpus.vectors)
+    video = read_rerank_columns(bundle, args.corpus, corpus.meta)
+
+    def search(text: str) -> object:
+        query_1D, query = encode_queries(bundle, [text]), encode_rerank_queries(bundle, [text])
+        return search_two_stage(index, reranker, query_1D, query, video, first_stage_k=args.rerank_top)
+
+    Console().print(f"Reranking the best {args.rerank_top} for {len(texts)} queries, and as much from video to text")
+    metrics, first = two_stage_metrics(
+        reranker,
+        encode_rerank_queries(bundle, texts),
+        video,
+        query_QD=torch.from_numpy(encode_queries(bundle, texts)),
+        video_BD=torch.from_numpy(corpus.vectors),
+        target_Q=target_Q,
+        first_stage_k=args.rerank_top,
+    )
+    return {
+        "first_stage_k": args.rerank_top,
+        "ms_per_query": milliseconds_each(search, texts),
+        **metrics,
+        "first_stage": first,
+    }
+
+
+def milliseconds_each(search: Callable[[str], object], texts: list[str]) -> float:
+    """Median wall time of one search, one text at a time, its encoding included."""
+    times = []
     for text in [texts[0], *texts[:NUM_TIMED]]:
         start = time.perf_counter()
-        query_1D = encode_queries(bundle, [text])
-        if first_stage_k:
-            query = encode_rerank_queries(bundle, [text])
-            search_two_stage(index, reranker_of(bundle), query_1D, query, video, first_stage_k=first_stage_k)
-        else:
-            index.search(query_1D, 10)
+        search(text)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:]) * 1000  # the first search warms up
 
@@ -160,25 +185,30 @@ def open_run(args: Args, result: dict[str, Any]) -> Tracker:
 def log_result(tracker: Tracker, result: dict[str, Any]) -> None:
     kept = {name: value for name, value in result.items() if isinstance(value, str) or value is None}
     tracker.set_tags(kept)
-    stages = {"": result} | ({"first_stage/": result["first_stage"]} if "first_stage" in result else {})
     values = {
         f"{stage}{direction}/{name.replace('@', '')}": value
-        for stage, metrics in stages.items()
-        for direction in DIRECTIONS
-        for name, value in metrics[direction].items()
+        for stage, direction, metrics in each_direction(result)
+        for name, value in metrics.items()
     }
     plain = {name: value for name, value in result.items() if isinstance(value, (int, float))}
     if tracker.last_step("num_queries") < 0:
         tracker.log_metrics(values | plain, step=0)
 
 
-def show_metrics(metrics: dict[str, dict[str, float]]) -> None:
+def each_direction(result: dict[str, Any]) -> list[tuple[str, str, dict[str, float]]]:
+    """Stage, direction and metrics: of the whole search, stage "", and of its first stage where there are two."""
+    stages = {"": result, "first_stage/": result.get("first_stage", {})}
+    return [(stage, name, found[name]) for stage, found in stages.items() for name in DIRECTIONS if name in found]
+
+
+def show_metrics(result: dict[str, Any]) -> None:
     table = Table(title="R@K and SumR in percent, higher is better; MdR and MnR are ranks, lower is better")
     table.add_column("direction")
-    for name in metrics["t2v"]:
+    for name in result["t2v"]:
         table.add_column(name, justify="right")
-    for direction, values in metrics.items():
-        table.add_row(direction, *(f"{value:.1f}" for value in values.values()))
+    for stage, direction, values in each_direction(result):
+        note = ", first stage alone" if stage else ""
+        table.add_row(DIRECTIONS[direction] + note, *(f"{value:.1f}" for value in values.values()))
     Console().print(table)
 
 

@@ -38,7 +38,7 @@ class Args:
     top: int = 5
     """How many videos to show."""
     rerank_top: int = 0
-    """How many of the best videos the model judges once more, with all that the corpus keeps of them; 0: none."""
+    """How many of the best the model judges once more, by what the corpus keeps of them; 0: one stage."""
     model: str = ""
     """Model bundle; by default where it was when it embedded the corpus."""
     manifest: str = ""
@@ -59,7 +59,8 @@ def main(args: Args) -> Report:
         raise ValueError(f"the corpus at {args.corpus} holds no video: all samples of its manifest were rejected")
     bundle, _ = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
     captions = read_captions(load_manifest_of(corpus.meta, manifest=args.manifest))
-    scores, positions = ExactIndex(corpus.vectors).search(encode_queries(bundle, [args.query]), args.rerank_top or args.top)
+    query_1D = encode_queries(bundle, [args.query])
+    scores, positions = ExactIndex(corpus.vectors).search(query_1D, args.rerank_top or args.top)
     if args.rerank_top:
         scores, positions = rerank_found(args, bundle, corpus, positions)
     results = describe(corpus, scores[0, : args.top], positions[0, : args.top], captions=captions)

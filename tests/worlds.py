@@ -1,5 +1,6 @@
 """Small worlds for tests of the embedding and of the jobs that use a corpus: shards, a model, a corpus."""
 
+import dataclasses
 import hashlib
 import io
 import tarfile
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from fpig_core.backbone import Backbone
 from fpig_core.bundle import save_bundle
-from fpig_core.fpig import FPig, FPigConfig
+from fpig_core.fpig import FPig, FPigConfig, VideoFeatures
+from fpig_core.models import Method
 from fpig_core.preprocess import Preprocess
 from pipelines.columns import Column
 from pipelines.corpus import commit, count_parts
@@ -88,15 +91,59 @@ def write_model(folder: Path, *, seed: int = 0) -> str:
     return save_bundle(folder, FPig(config))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeConfig(FPigConfig):
+    """Settings of ``Judge``."""
+
+
+class Judge(FPig):
+    """A tiny model that reranks: by the best of a video's frame vectors, which a corpus must keep."""
+
+    rerank_columns = ("frame_vectors",)
+    optional_rerank_columns = ()
+
+    def columns(self, video: VideoFeatures) -> dict[str, Tensor]:
+        frame_BFD = video.unfused_BD[:, None].expand(-1, PREPROCESS.num_frames, -1)
+        return super().columns(video) | {"frame_vectors": frame_BFD}
+
+    def encode_query(self, word_QL: Tensor) -> dict[str, Tensor]:
+        return {"text": self.encode_text(word_QL)}
+
+    def score(self, query: dict[str, Tensor], video: dict[str, Tensor]) -> Tensor:
+        return torch.einsum("nd,nfd->nf", query["text"], video["frame_vectors"]).amax(dim=1)
+
+
+def write_judge(folder: Path) -> str:
+    """A ``Judge`` with random weights -> its ``model_id``. ``METHODS["judge"]`` must be ``JUDGE`` to load it."""
+    torch.manual_seed(0)
+    return save_bundle(
+        folder, Judge(JudgeConfig(backbone=Backbone(name="tiny"), preprocess=PREPROCESS, num_selected=4))
+    )
+
+
+JUDGE = Method(JudgeConfig, Judge)
+
+
 def write_corpus(
-    url: str, manifest: Manifest, vector_BD: np.ndarray, *, model_id: str, model: str, rejected: tuple[int, ...] = ()
+    url: str,
+    manifest: Manifest,
+    vector_BD: np.ndarray,
+    *,
+    model_id: str,
+    model: str,
+    rejected: tuple[int, ...] = (),
+    further: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """A complete corpus with given vectors, one for each manifest row; the rows ``rejected`` go to quarantine."""
+    """A complete corpus with given vectors and further columns, a row for each manifest row.
+
+    The rows ``rejected`` go to quarantine.
+    """
+    values = {"vector": vector_BD} | dict(further or {})
     spec = CorpusSpec(
         model_id=model_id,
         manifest_digest=manifest.digest,
         preprocess_digest="any",
-        columns=(Column(name="vector", shape=vector_BD.shape[1:]),),
+        columns=tuple(Column(name=name, shape=value.shape[1:]) for name, value in values.items()),
         dtype="float32",
         part_rows=4,
     )
@@ -107,7 +154,11 @@ def write_corpus(
         why = {"stage": ["read"] * len(bad), "reason": ["short_read"] * len(bad), "detail": [""] * len(bad)}
         files = {
             part.quarantine_url(url): quarantine_bytes(spec, manifest.table.take(pa.array(bad, pa.int64())), why),
-            part.url(url): part_bytes(spec, manifest.table.take(pa.array(ok, pa.int64())), {"vector": vector_BD[ok]}),
+            part.url(url): part_bytes(
+                spec,
+                manifest.table.take(pa.array(ok, pa.int64())),
+                {name: value[ok] for name, value in values.items()},
+            ),
         }
         for file, data in files.items():
             Path(file).parent.mkdir(parents=True, exist_ok=True)
