@@ -14,7 +14,7 @@ from fpig_core.index import ExactIndex
 from fpig_core.models import Reranker
 from fpig_core.rows import at_least_float32
 
-MAX_PAIRS = 256
+MAX_PAIRS = 128
 
 Table = Mapping[str, np.ndarray | Tensor]
 """Arrays by name with one row a query or a video: [rows, …]."""
@@ -122,7 +122,9 @@ def _gather(table: Table, rows_n: np.ndarray, device: torch.device) -> dict[str,
     """Rows of every column on ``device``; a row that is wanted often is moved once."""
     distinct, place_n = np.unique(rows_n, return_inverse=True)
     is_shared = 2 * len(distinct) <= len(rows_n)
-    moved = {name: torch.as_tensor(x[distinct if is_shared else rows_n]).to(device) for name, x in table.items()}
+    row_n = torch.from_numpy(distinct if is_shared else rows_n)
+    # index_select on the CPU: several times as fast as indexing a NumPy array by rows
+    moved = {name: torch.as_tensor(x).index_select(0, row_n).to(device) for name, x in table.items()}
     if is_shared:
         moved = {name: x[torch.from_numpy(place_n).to(device)] for name, x in moved.items()}
     return {name: _widened(x) for name, x in moved.items()}

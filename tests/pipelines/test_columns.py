@@ -1,14 +1,16 @@
 """What a model offers is found out without running it; what is chosen follows the model's order."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fpig_core.backbone import Backbone
 from fpig_core.bundle import load_bundle
+from fpig_core.models import METHODS, Reranker, Retriever
 from fpig_core.preprocess import Preprocess
-from pipelines.columns import choose_columns, offered_columns
+from pipelines.columns import Column, choose_columns, offered_columns
 from tests.worlds import PREPROCESS, write_model
 
 F, S = 3, 32
@@ -73,9 +75,22 @@ def test_an_unknown_column_is_refused_with_what_there_is():
 
 def test_shapes_are_those_of_a_real_pass(tmp_path):
     write_model(tmp_path / "model")
-    model = load_bundle(tmp_path / "model").model
+    model: Any = load_bundle(tmp_path / "model").model
     with torch.inference_mode():
         real = model.columns(model.encode_video(torch.zeros(2, F, 3, S, S, dtype=torch.uint8)))
     offered = offered_columns(model, PREPROCESS)
     assert {column.name: column.shape for column in offered} == {name: x.shape[1:] for name, x in real.items()}
     assert [column.name for column in offered if column.kind == "int"] == ["selected_tokens"]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_can_be_asked_without_weights(method):
+    preprocess = Preprocess(num_frames=12, size=32)
+    model = METHODS[method].model_type(
+        METHODS[method].config_type(backbone=Backbone(name="tiny"), preprocess=preprocess)
+    )
+    assert isinstance(model, Retriever)
+    columns = choose_columns(model, preprocess, extra=(), for_reranking=True)
+    assert columns[0] == Column(name="vector", shape=columns[0].shape)
+    if isinstance(model, Reranker):
+        assert {column.name for column in columns} == {"vector", *model.rerank_columns}
