@@ -107,13 +107,12 @@ def reranker_of(bundle: Bundle) -> Reranker:
     Raises:
         ValueError: it is not one.
     """
-    model: object = bundle.model
-    if not isinstance(model, Reranker):
+    if not isinstance(bundle.model, Reranker):
         raise ValueError(
             f"got --rerank-top and model {bundle.model_id}, a {method_of(bundle.config)}, which reranks nothing; "
             "leave --rerank-top out, or use a corpus of a model that does"
         )
-    return model
+    return bundle.model
 
 
 def read_rerank_columns(

@@ -20,8 +20,8 @@ def world(tmp_path):
     model_id = write_model(tmp_path / "model")
     manifest = write_shards(tmp_path / "shards", NUM_ROWS)
     vectors = encode_queries(load_bundle(tmp_path / "model"), [caption_of(number) for number in range(NUM_ROWS)])
-    places = {"model_id": model_id, "model": str(tmp_path / "model")}
-    write_corpus(str(tmp_path / "corpus"), manifest, vectors, rejected=REJECTED, **places)
+    corpus, model = str(tmp_path / "corpus"), str(tmp_path / "model")
+    write_corpus(corpus, manifest, vectors, model_id=model_id, model=model, rejected=REJECTED)
     return tmp_path
 
 

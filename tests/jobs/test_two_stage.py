@@ -5,13 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fpig_core.bundle import load_bundle
+from fpig_core.backbone import Backbone
+from fpig_core.bundle import load_bundle, save_bundle
 from fpig_core.models import METHODS
+from jobs.embed_corpus import Args as EmbedArgs
+from jobs.embed_corpus import main as embed
 from jobs.evaluate import Args, main
 from jobs.models import encode_queries
 from jobs.search import Args as SearchArgs
 from jobs.search import main as search
-from tests.worlds import JUDGE, caption_of, write_corpus, write_judge, write_model, write_shards
+from jobs.verify_corpus import Args as VerifyArgs
+from jobs.verify_corpus import main as verify
+from pipelines.embed import EmbedSettings
+from tests.worlds import JUDGE, PREPROCESS, caption_of, write_corpus, write_judge, write_model, write_shards
 
 NUM_ROWS = 10
 REJECTED = (2, 7)
@@ -84,3 +90,22 @@ def test_a_model_that_reranks_nothing_is_refused(tmp_path):
     write_corpus(str(tmp_path / "corpus"), manifest, vectors, model_id=model_id, model=str(tmp_path / "model"))
     with pytest.raises(ValueError, match="a fpig, which reranks nothing; leave --rerank-top out"):
         main(Args(corpus=str(tmp_path / "corpus"), rerank_top=5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in sorted(METHODS) if hasattr(METHODS[name].model_type, "score")])
+def test_every_method_that_reranks_finds_what_it_needs_in_its_own_corpus(ray_local, tmp_path, method):
+    config = METHODS[method].config_type(backbone=Backbone(name="tiny"), preprocess=PREPROCESS)
+    save_bundle(tmp_path / "model", METHODS[method].model_type(config))
+    write_shards(tmp_path / "shards", 6, flaws={2: "no_video"})
+    model, shards, corpus = (str(tmp_path / name) for name in ("model", "shards", "corpus"))
+    settings = EmbedSettings(part_rows=4, batch_size=4)
+    embed(EmbedArgs(model=model, manifest=shards, out=corpus, settings=settings, max_rejected="50%", tracking="none"))
+    assert verify(VerifyArgs(corpus=corpus)).summary["sound"]
+    one = main(Args(corpus=corpus, queries="all")).summary
+    two = main(Args(corpus=corpus, queries="all", rerank_top=3)).summary
+    assert two["first_stage"] == {direction: one[direction] for direction in ("t2v", "v2t")}
+    best = search(SearchArgs(corpus=corpus, query="a", top=3)).summary["results"]
+    reranked = search(SearchArgs(corpus=corpus, query="a", top=3, rerank_top=3)).summary["results"]
+    assert {result["uid"] for result in best} == {result["uid"] for result in reranked}
+    assert np.all(np.diff([result["score"] for result in reranked]) <= 0)

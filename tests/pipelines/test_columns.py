@@ -1,6 +1,6 @@
 """What a model offers is found out without running it; what is chosen follows the model's order."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_an_unknown_column_is_refused_with_what_there_is():
 
 def test_shapes_are_those_of_a_real_pass(tmp_path):
     write_model(tmp_path / "model")
-    model: Any = load_bundle(tmp_path / "model").model
+    model = load_bundle(tmp_path / "model").model
     with torch.inference_mode():
         real = model.columns(model.encode_video(torch.zeros(2, F, 3, S, S, dtype=torch.uint8)))
     offered = offered_columns(model, PREPROCESS)
