@@ -6,7 +6,7 @@ decodes, and pixels, frames, seconds and bytes are limited.
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import av
@@ -22,6 +22,7 @@ from fpig_core.frames import jittered_indices, uniform_indices
 from fpig_core.preprocess import Preprocess
 from pipelines.images import IMAGE_FORMATS, decode_image
 from pipelines.limits import VideoLimits
+from pipelines.pictures import plan_runs, read_pictures
 from pipelines.quarantine import SampleError
 from pipelines.resize import to_model_size
 
@@ -102,7 +103,9 @@ def decode_frames(
             return first + numbers
 
         number_F = choose(clip.packet_times())
-        frames = clip.take(number_F, preprocess)
+        frames = clip.take_selectively(number_F, preprocess)
+        if frames is None:
+            frames = clip.take(number_F, preprocess)
         if frames is None:
             # The decoder gives other frames than the packets promise (cut groups of pictures, edit lists): count them.
             number_F = choose(clip.frame_times())
@@ -126,6 +129,7 @@ class _Clip:
         self._codec.thread_count = 1
         self._codec.thread_type = "NONE"
         self._check_pixels(self._codec.width, self._codec.height)
+        self._reorder_depth = self._codec.reorder_depth
         self._packets = self._demux(container)
 
     def packet_times(self) -> np.ndarray:
@@ -135,24 +139,49 @@ class _Clip:
 
     def frame_times(self) -> np.ndarray:
         """The same as the decoder tells it, at the price of a full decode."""
-        return self._seconds([frame.pts for frame in self._decode()])
+        return self._seconds([frame.pts for frame in self._decode(self._packets)])
 
     def take(self, number_F: np.ndarray, preprocess: Preprocess) -> np.ndarray | None:
         """uint8 [F, 3, H, W] of the frames with these numbers, or None if the decoder ends before the last of them."""
         wanted, last = set(number_F.tolist()), int(number_F.max())
         images: dict[int, np.ndarray] = {}
-        for number, frame in enumerate(self._decode()):
+        for number, frame in enumerate(self._decode(self._packets)):
             if number in wanted:
-                self._check_pixels(frame.width, frame.height)
-                try:
-                    images[number] = _to_model_size(frame, preprocess)
-                except _STREAM_ERRORS as error:
-                    raise SampleError("bad_stream", _text(error)) from error
+                images[number] = self._show(frame, preprocess)
             if number == last:
                 break
         if last not in images:
             return None
         return np.stack([images[number] for number in number_F.tolist()])
+
+    def take_selectively(self, number_F: np.ndarray, preprocess: Preprocess) -> np.ndarray | None:
+        """The same from the packets that these frames need, or None if the stream is not fit for it."""
+        pictures = read_pictures(self._packets, self._codec)
+        if pictures is None:
+            return None
+        shown = sorted(range(len(pictures)), key=lambda packet: pictures[packet].pts)
+        packet_F = [shown[number] for number in number_F.tolist()]
+        wanted = {pictures[packet].pts for packet in packet_F}
+        images: dict[int, np.ndarray] = {}
+        for run in plan_runs(pictures, set(packet_F)):
+            before = None
+            for frame in self._decode([self._packets[packet] for packet in run]):
+                is_late = frame.pts is None or (before is not None and frame.pts <= before)
+                if is_late or frame.is_corrupt or frame.interlaced_frame:
+                    return None
+                before = frame.pts
+                if frame.pts in wanted:
+                    images[frame.pts] = self._show(frame, preprocess)
+        if len(images) < len(wanted):
+            return None
+        return np.stack([images[pictures[packet].pts] for packet in packet_F])
+
+    def _show(self, frame: VideoFrame, preprocess: Preprocess) -> np.ndarray:
+        self._check_pixels(frame.width, frame.height)
+        try:
+            return _to_model_size(frame, preprocess)
+        except _STREAM_ERRORS as error:
+            raise SampleError("bad_stream", _text(error)) from error
 
     def _demux(self, container: InputContainer) -> list[Packet]:
         try:
@@ -168,11 +197,12 @@ class _Clip:
             raise SampleError("bad_stream", "the container ends inside a packet")
         return packets
 
-    def _decode(self) -> Iterator[VideoFrame]:
-        """All frames in display order, from the start."""
+    def _decode(self, packets: Sequence[Packet]) -> Iterator[VideoFrame]:
+        """All frames of these packets in display order, as a new decoder shows them."""
         self._codec.flush_buffers()
+        self._codec.reorder_depth = self._reorder_depth
         try:
-            for packet in [*self._packets, None]:
+            for packet in [*packets, None]:
                 yield from self._codec.decode(packet)
         except _STREAM_ERRORS as error:
             raise SampleError("bad_stream", _text(error)) from error
