@@ -115,6 +115,10 @@ def decode_frames(
     return frames
 
 
+class _UnfitError(Exception):
+    """The stream has to be decoded from front to back."""
+
+
 class _Clip:
     """The video stream of an open container, demuxed once and decoded as often as needed."""
 
@@ -163,15 +167,13 @@ class _Clip:
         packet_F = [shown[number] for number in number_F.tolist()]
         wanted = {pictures[packet].pts for packet in packet_F}
         images: dict[int, np.ndarray] = {}
-        for run in plan_runs(pictures, set(packet_F)):
-            before = None
-            for frame in self._decode([self._packets[packet] for packet in run]):
-                is_late = frame.pts is None or (before is not None and frame.pts <= before)
-                if is_late or frame.is_corrupt or frame.interlaced_frame:
-                    return None
-                before = frame.pts
-                if frame.pts in wanted:
-                    images[frame.pts] = self._show(frame, preprocess)
+        try:
+            for run in plan_runs(pictures, set(packet_F)):
+                for pts, frame in self._decode_strictly([self._packets[packet] for packet in run]):
+                    if pts in wanted:
+                        images[pts] = self._show(frame, preprocess)
+        except _UnfitError:
+            return None
         if len(images) < len(wanted):
             return None
         return np.stack([images[pictures[packet].pts] for packet in packet_F])
@@ -206,6 +208,24 @@ class _Clip:
                 yield from self._codec.decode(packet)
         except _STREAM_ERRORS as error:
             raise SampleError("bad_stream", _text(error)) from error
+
+    def _decode_strictly(self, packets: Sequence[Packet]) -> Iterator[tuple[int, VideoFrame]]:
+        """The same with the time of each frame; _UnfitError unless the frames are sound, in order and one a packet."""
+        last_pts: int | None = None
+        count = 0
+        try:
+            for frame in self._decode(packets):
+                pts = frame.pts
+                if pts is None or (last_pts is not None and pts <= last_pts):
+                    raise _UnfitError
+                if frame.is_corrupt or frame.interlaced_frame:
+                    raise _UnfitError
+                last_pts, count = pts, count + 1
+                yield pts, frame
+        except SampleError as error:
+            raise _UnfitError from error
+        if count != len(packets):
+            raise _UnfitError
 
     def _seconds(self, stamps: list[int | None]) -> np.ndarray:
         if not stamps:

@@ -6,13 +6,14 @@ sub-layer). The headers of the NAL units tell both. A stream with anything unusu
 """
 
 import bisect
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, NamedTuple
 
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-_PROGRESSIVE = 1
+_ORDER_UNKNOWN, _PROGRESSIVE = 0, 1
 
 
 class Picture(NamedTuple):
@@ -32,32 +33,34 @@ def read_pictures(packets: Sequence[Packet], codec: VideoCodecContext) -> list[P
 
     ``codec`` must not have decoded yet: its reorder depth is compared with the packets.
     """
-    read_unit, length_at = _FORMATS.get(codec.name, (None, 0))
-    extra = codec.extradata or b""
-    if read_unit is None or len(extra) <= length_at or extra[0] != 1 or codec.field_order != _PROGRESSIVE:
+    syntax, record = _SYNTAX.get(codec.name), codec.extradata or b""
+    if syntax is None or len(record) <= syntax.length_at or record[0] != 1 or codec.field_order not in syntax.orders:
         return None
-    length_bytes = (extra[length_at] & 3) + 1
-    slices: list[_Unit] = []
-    parameters: list[bytes] = []
+    length_bytes = (record[syntax.length_at] & 3) + 1
+    found: list[tuple[int, _Unit, bytes]] = []
     for packet in packets:
         if packet.pts is None or packet.is_discard or packet.has_sidedata("new_extradata"):
             return None
-        units = [read_unit(unit) for unit in _nal_units(memoryview(packet), length_bytes)]
-        found = [unit for unit in units if unit.is_slice]
-        is_one_picture = [unit.is_first for unit in found] == [True] + [False] * (len(found) - 1)
-        if not is_one_picture or any(unit.is_unknown for unit in units):
+        data = memoryview(packet)
+        bounds = _unit_bounds(data, length_bytes)
+        heads = tuple([int.from_bytes(data[start : start + 3], "big") & syntax.mask for start, _ in bounds])
+        content = _read_heads(syntax.read_unit, heads)
+        if content is None:
             return None
-        if len({(unit.is_start, unit.is_disposable, unit.sub_layer) for unit in found}) != 1:
-            return None
-        slices.append(found[0])
-        parameters.append(b"".join(unit.parameters for unit in units))
-    if len({*parameters, b""}) > 2:
+        parameters = b"".join([data[slice(*bounds[number])] for number in content.parameters])
+        found.append((packet.pts, content.slice, parameters))
+    in_band = {parameters for _, _, parameters in found if parameters}
+    if len(in_band) > 1:
         return None
-    in_band, one_layer = any(parameters), not any(unit.sub_layer for unit in slices)
+    one_layer = not any(unit.sub_layer for _, unit, _ in found)
     pictures = [
-        Picture(packet.pts, unit.is_start and bool(own) == in_band, unit.is_disposable and one_layer and not own)
-        for packet, unit, own in zip(packets, slices, parameters, strict=True)
-        if packet.pts is not None
+        Picture(
+            pts=pts,
+            # A decoder that starts here must meet the parameters that it would have met before.
+            is_start=unit.is_start and bool(parameters) == bool(in_band),
+            is_disposable=unit.is_disposable and one_layer and not parameters,
+        )
+        for pts, unit, parameters in found
     ]
     return pictures if _is_shown_in_order(pictures, codec.reorder_depth) else None
 
@@ -79,7 +82,13 @@ def plan_runs(pictures: Sequence[Picture], wanted: Collection[int]) -> list[list
         else:
             runs.append((first, last))
     return [
-        [number for number in range(first, last + 1) if number in wanted or not pictures[number].is_disposable]
+        [
+            number
+            for number in range(first, last + 1)
+            if number == first
+            or number in wanted
+            or not (pictures[number].is_disposable or pictures[number].pts < pictures[first].pts)
+        ]
         for first, last in runs
     ]
 
@@ -100,53 +109,76 @@ def _is_shown_in_order(pictures: Sequence[Picture], reorder_depth: int) -> bool:
 
 
 class _Unit(NamedTuple):
-    """What the header of a NAL unit tells. ``is_first``: the slice begins a picture."""
+    """What the first bytes of a NAL unit tell. ``is_first``: the slice begins a picture."""
 
-    is_slice: bool = False
+    kind: Literal["slice", "parameters", "message"]
     is_first: bool = False
     is_start: bool = False
     is_disposable: bool = False
     sub_layer: int = 0
-    parameters: bytes = b""
-    is_unknown: bool = False
 
 
-_UNKNOWN = _Unit(is_unknown=True)
-_PLAIN = _Unit()
+class _Content(NamedTuple):
+    """The first slice of a packet with one picture, and the numbers of the units that are parameter sets."""
+
+    slice: _Unit
+    parameters: tuple[int, ...]
 
 
-def _nal_units(data: memoryview, length_bytes: int) -> Iterator[memoryview]:
-    """Units behind their lengths; what remains of a unit that is cut is given as it is."""
-    at = 0
+class _Syntax(NamedTuple):
+    """``mask``: the bits of a unit's first three bytes that ``read_unit`` needs; it gives None for an unknown unit.
+
+    ``length_at``: the byte of the configuration record (avcC, hvcC) that tells the bytes of a unit's length.
+    ``orders``: values of FFmpeg's field order with which a frame has one packet.
+    """
+
+    read_unit: "Callable[[int], _Unit | None]"
+    mask: int
+    length_at: int
+    orders: tuple[int, ...]
+
+
+def _unit_bounds(data: memoryview, length_bytes: int) -> list[tuple[int, int]]:
+    """(start, stop) of each unit behind its length; none at all if the last one is cut."""
+    bounds, at = [], 0
     while at < len(data):
         start = at + length_bytes
         at = start + int.from_bytes(data[at:start], "big")
-        yield data[start:at] if at <= len(data) else data[:0]
+        bounds.append((start, at))
+    return bounds if at == len(data) else []
 
 
-def _h264_unit(unit: memoryview) -> _Unit:
-    kind = unit[0] & 0x1F if len(unit) > 1 else 0
-    if kind in (1, 5):  # slices; data partitions (2 to 4) are unknown here
-        return _Unit(is_slice=True, is_first=unit[1] >= 0x80, is_start=kind == 5, is_disposable=not unit[0] & 0x60)
-    if kind in (7, 8, 13):
-        return _Unit(parameters=bytes(unit))
-    return _PLAIN if kind in (6, 9, 12) else _UNKNOWN  # messages, delimiters, filling
+@functools.lru_cache(maxsize=1 << 12)
+def _read_heads(read_unit: "Callable[[int], _Unit | None]", heads: tuple[int, ...]) -> _Content | None:
+    """None unless the units hold exactly one picture, which is disposable as a whole or not at all."""
+    units = [unit for unit in map(read_unit, heads) if unit is not None]
+    slices = [unit for unit in units if unit.kind == "slice"]
+    if len(units) < len(heads) or not slices or not slices[0].is_first:
+        return None
+    if set(slices[1:]) - {slices[0]._replace(is_first=False)}:
+        return None
+    return _Content(slices[0], tuple(number for number, unit in enumerate(units) if unit.kind == "parameters"))
 
 
-def _hevc_unit(unit: memoryview) -> _Unit:
-    if len(unit) < 3 or unit[0] & 1 or unit[1] >= 8:  # of another layer: stereo, scalable
-        return _UNKNOWN
-    kind = unit[0] >> 1
+def _h264_unit(head: int) -> _Unit | None:
+    kind = head >> 16 & 0x1F
+    if kind in (1, 5):
+        is_reference = bool(head >> 16 & 0x60)
+        return _Unit("slice", is_first=bool(head & 0x8000), is_start=kind == 5, is_disposable=not is_reference)
+    return _Unit("parameters") if kind in (7, 8, 13) else _Unit("message") if kind in (6, 9, 12) else None
+
+
+def _hevc_unit(head: int) -> _Unit | None:
+    if head >> 11 & 0x103F:  # of another layer (stereo, scalable)
+        return None
+    kind, sub_layer = head >> 17, (head >> 8 & 7) - 1
     if kind <= 9 or 16 <= kind <= 21:
         is_disposable = kind <= 9 and kind % 2 == 0
-        first, layer = unit[2] >= 0x80, (unit[1] & 7) - 1
-        return _Unit(
-            is_slice=True, is_first=first, is_start=kind >= 16, is_disposable=is_disposable, sub_layer=layer
-        )
-    if kind in (32, 33, 34):
-        return _Unit(parameters=bytes(unit))
-    return _PLAIN if kind in (35, 38, 39, 40) else _UNKNOWN
+        return _Unit("slice", bool(head & 0x80), kind >= 16, is_disposable, sub_layer)
+    return _Unit("parameters") if kind in (32, 33, 34) else _Unit("message") if kind in (35, 38, 39, 40) else None
 
 
-# The name of the codec: how to read a unit, and the byte of the avcC or hvcC record that tells the bytes of a length.
-_FORMATS = {"h264": (_h264_unit, 4), "hevc": (_hevc_unit, 21)}
+_SYNTAX = {
+    "h264": _Syntax(_h264_unit, mask=0xFF8000, length_at=4, orders=(_PROGRESSIVE,)),
+    "hevc": _Syntax(_hevc_unit, mask=0xFFFF80, length_at=21, orders=(_ORDER_UNKNOWN, _PROGRESSIVE)),
+}
