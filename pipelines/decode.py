@@ -70,7 +70,8 @@ def decode_frames(
     """Frames chosen by number from a video, or from its segment [start_s, end_s) in seconds from its first frame.
 
     With ``rng`` the frame numbers are jittered (training), else they are uniform. The result equals taking the same
-    numbers from a complete decode in display order. A damaged stream is rejected, not shown in part.
+    numbers from a complete decode in display order. A damaged stream is rejected, not shown in part; damage in what
+    the wanted frames do not need may go unseen, and what a decoder makes up for a lost reference may differ.
 
     Returns:
         uint8 [F, 3, H, W], contiguous.
