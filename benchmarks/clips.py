@@ -12,17 +12,31 @@ from PIL import Image
 from pipelines.shards import shard_name
 
 
-def make_clip(*, gop: int, num_frames: int = 250, fps: int = 25, width: int = 320, height: int = 240) -> bytes:
-    """An mp4 of soft shapes that drift under a little noise, with x264's defaults and key frames ``gop`` apart."""
+def make_clip(
+    *,
+    gop: int,
+    num_frames: int = 250,
+    shot_s: float | None = None,
+    fps: int = 25,
+    width: int = 320,
+    height: int = 240,
+) -> bytes:
+    """An mp4 of soft shapes that drift under a little noise, with x264's defaults and key frames ``gop`` apart.
+
+    Every ``shot_s`` seconds other shapes appear, as at a cut.
+    """
     rng = np.random.default_rng(0)
-    coarse_HW3 = rng.integers(0, 256, (height // 16, 2 * width // 16, 3), dtype=np.uint8)
-    wide_HW3 = np.asarray(Image.fromarray(coarse_HW3).resize((2 * width, height), Image.Resampling.BICUBIC), np.int16)
+    shot_frames = num_frames if shot_s is None else round(shot_s * fps)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = gop
         for number in range(num_frames):
+            if number % shot_frames == 0:
+                coarse_HW3 = rng.integers(0, 256, (height // 16, 2 * width // 16, 3), dtype=np.uint8)
+                wide = Image.fromarray(coarse_HW3).resize((2 * width, height), Image.Resampling.BICUBIC)
+                wide_HW3 = np.asarray(wide, np.int16)
             view_HW3 = np.roll(wide_HW3, -2 * number, axis=1)[:, :width]
             noise_HW3 = rng.integers(-4, 5, view_HW3.shape, dtype=np.int16)
             image_HW3 = (view_HW3 + noise_HW3).clip(0, 255).astype(np.uint8)

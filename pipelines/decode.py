@@ -6,7 +6,7 @@ decodes, and pixels, frames, seconds and bytes are limited.
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import av
@@ -22,6 +22,7 @@ from fpig_core.frames import jittered_indices, uniform_indices
 from fpig_core.preprocess import Preprocess
 from pipelines.images import IMAGE_FORMATS, decode_image
 from pipelines.limits import VideoLimits
+from pipelines.pictures import plan_runs, read_pictures
 from pipelines.quarantine import SampleError
 from pipelines.resize import to_model_size
 
@@ -69,7 +70,8 @@ def decode_frames(
     """Frames chosen by number from a video, or from its segment [start_s, end_s) in seconds from its first frame.
 
     With ``rng`` the frame numbers are jittered (training), else they are uniform. The result equals taking the same
-    numbers from a complete decode in display order. A damaged stream is rejected, not shown in part.
+    numbers from a complete decode in display order. A damaged stream is rejected, not shown in part; damage in what
+    the wanted frames do not need may go unseen, and what a decoder makes up for a lost reference may differ.
 
     Returns:
         uint8 [F, 3, H, W], contiguous.
@@ -102,7 +104,9 @@ def decode_frames(
             return first + numbers
 
         number_F = choose(clip.packet_times())
-        frames = clip.take(number_F, preprocess)
+        frames = clip.take_selectively(number_F, preprocess)
+        if frames is None:
+            frames = clip.take(number_F, preprocess)
         if frames is None:
             # The decoder gives other frames than the packets promise (cut groups of pictures, edit lists): count them.
             number_F = choose(clip.frame_times())
@@ -110,6 +114,10 @@ def decode_frames(
     if frames is None:
         raise SampleError("bad_stream", "two decodes of the stream give different frames")
     return frames
+
+
+class _UnfitError(Exception):
+    """The stream has to be decoded from front to back."""
 
 
 class _Clip:
@@ -126,6 +134,7 @@ class _Clip:
         self._codec.thread_count = 1
         self._codec.thread_type = "NONE"
         self._check_pixels(self._codec.width, self._codec.height)
+        self._reorder_depth = self._codec.reorder_depth
         self._packets = self._demux(container)
 
     def packet_times(self) -> np.ndarray:
@@ -135,24 +144,47 @@ class _Clip:
 
     def frame_times(self) -> np.ndarray:
         """The same as the decoder tells it, at the price of a full decode."""
-        return self._seconds([frame.pts for frame in self._decode()])
+        return self._seconds([frame.pts for frame in self._decode(self._packets)])
 
     def take(self, number_F: np.ndarray, preprocess: Preprocess) -> np.ndarray | None:
         """uint8 [F, 3, H, W] of the frames with these numbers, or None if the decoder ends before the last of them."""
         wanted, last = set(number_F.tolist()), int(number_F.max())
         images: dict[int, np.ndarray] = {}
-        for number, frame in enumerate(self._decode()):
+        for number, frame in enumerate(self._decode(self._packets)):
             if number in wanted:
-                self._check_pixels(frame.width, frame.height)
-                try:
-                    images[number] = _to_model_size(frame, preprocess)
-                except _STREAM_ERRORS as error:
-                    raise SampleError("bad_stream", _text(error)) from error
+                images[number] = self._show(frame, preprocess)
             if number == last:
                 break
         if last not in images:
             return None
         return np.stack([images[number] for number in number_F.tolist()])
+
+    def take_selectively(self, number_F: np.ndarray, preprocess: Preprocess) -> np.ndarray | None:
+        """The same from the packets that these frames need, or None if the stream is not fit for it."""
+        pictures = read_pictures(self._packets, self._codec)
+        if pictures is None:
+            return None
+        shown = sorted(range(len(pictures)), key=lambda packet: pictures[packet].pts)
+        packet_F = [shown[number] for number in number_F.tolist()]
+        wanted = {pictures[packet].pts for packet in packet_F}
+        images: dict[int, np.ndarray] = {}
+        try:
+            for run in plan_runs(pictures, set(packet_F)):
+                for pts, frame in self._decode_strictly([self._packets[packet] for packet in run]):
+                    if pts in wanted:
+                        images[pts] = self._show(frame, preprocess)
+        except _UnfitError:
+            return None
+        if len(images) < len(wanted):
+            return None
+        return np.stack([images[pictures[packet].pts] for packet in packet_F])
+
+    def _show(self, frame: VideoFrame, preprocess: Preprocess) -> np.ndarray:
+        self._check_pixels(frame.width, frame.height)
+        try:
+            return _to_model_size(frame, preprocess)
+        except _STREAM_ERRORS as error:
+            raise SampleError("bad_stream", _text(error)) from error
 
     def _demux(self, container: InputContainer) -> list[Packet]:
         try:
@@ -168,14 +200,33 @@ class _Clip:
             raise SampleError("bad_stream", "the container ends inside a packet")
         return packets
 
-    def _decode(self) -> Iterator[VideoFrame]:
-        """All frames in display order, from the start."""
+    def _decode(self, packets: Sequence[Packet]) -> Iterator[VideoFrame]:
+        """All frames of these packets in display order, as a new decoder shows them."""
         self._codec.flush_buffers()
+        self._codec.reorder_depth = self._reorder_depth
         try:
-            for packet in [*self._packets, None]:
+            for packet in [*packets, None]:
                 yield from self._codec.decode(packet)
         except _STREAM_ERRORS as error:
             raise SampleError("bad_stream", _text(error)) from error
+
+    def _decode_strictly(self, packets: Sequence[Packet]) -> Iterator[tuple[int, VideoFrame]]:
+        """The same with the time of each frame; _UnfitError unless the frames are sound, in order and one a packet."""
+        last_pts: int | None = None
+        count = 0
+        try:
+            for frame in self._decode(packets):
+                pts = frame.pts
+                if pts is None or (last_pts is not None and pts <= last_pts):
+                    raise _UnfitError
+                if frame.is_corrupt or frame.interlaced_frame:
+                    raise _UnfitError
+                last_pts, count = pts, count + 1
+                yield pts, frame
+        except SampleError as error:
+            raise _UnfitError from error
+        if count != len(packets):
+            raise _UnfitError
 
     def _seconds(self, stamps: list[int | None]) -> np.ndarray:
         if not stamps:

@@ -1,9 +1,12 @@
-"""Read the videos of manifest rows by exact ranges, and prove that they are the bytes that were indexed."""
+"""Read the videos of manifest rows by exact ranges, and make sure that they are what was indexed."""
 
+import contextlib
 import hashlib
+import tarfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -12,7 +15,12 @@ from pipelines.limits import VideoLimits
 from pipelines.manifest import OK, Manifest
 from pipelines.quarantine import SampleError
 
-_COLUMNS = ["shard", "video_offset", "video_bytes", "sha256", "status", "reason"]
+Row = dict[str, Any]
+Video = bytes | SampleError
+Verify = Literal["header", "sha256"]
+
+_COLUMNS = ["shard", "key", "video_suffix", "video_offset", "video_bytes", "sha256", "status", "reason"]
+_HEADER_BYTES = 512
 
 
 class Range(NamedTuple):
@@ -28,39 +36,50 @@ def read_videos(
     manifest: Manifest,
     rows: Sequence[int],
     *,
+    verify: Verify = "header",
     max_gap_bytes: int = 64 << 10,
-    max_range_bytes: int = 32 << 20,
+    max_range_bytes: int = 8 << 20,
+    window_bytes: int = 32 << 20,
     num_threads: int = 4,
     limits: VideoLimits = VideoLimits(),
-) -> list[bytes | SampleError]:
+) -> Iterator[Video]:
     """The bytes of the video of every row, in the order of ``rows``, or why there are none.
 
-    Videos that lie near each other in a shard are read by one request of at most ``max_range_bytes`` (more only for
-    one single video). The caller bounds memory by the number of rows; a video over ``limits`` is not read at all.
+    Local files are read one video at a time. From a store, the rows of a window of ``window_bytes`` (at least one) are
+    read at once while those of the window before are used; videos that lie near each other in a shard share a request
+    of at most ``max_range_bytes`` (more only for one single video). A video over ``limits`` is not read at all.
 
-    Raises:
+    ``verify`` = "header" asks that the tar header before the video still tells its name and its size, which it hardly
+    does in a shard that was written anew; only otherwise the sha256 decides. "sha256" always takes the digest. It also
+    finds bytes that have changed in place, and costs several times what reading from the page cache does.
+
+    Raises, while iterating:
         OSError: the store refuses or does not answer. An outage says nothing about a sample, so it rejects none.
     """
     samples = manifest.table.select(_COLUMNS).take(pa.array(rows, pa.int64())).to_pylist()
-    results: list[bytes | SampleError | None] = [_refusal(sample, limits) for sample in samples]
-    wanted = [position for position, result in enumerate(results) if result is None]
-    ranges = merge_ranges(samples, wanted, max_gap_bytes=max_gap_bytes, max_range_bytes=max_range_bytes)
-    with ThreadPoolExecutor(max(1, min(num_threads, len(ranges)))) as pool:
-        for found in pool.map(lambda item: list(_read_range(manifest, item, samples)), ranges):
-            for position, result in found:
-                results[position] = result
-    assert all(result is not None for result in results)
-    return [result for result in results if result is not None]
+    if storage.local_path(manifest.root) is not None:
+        yield from _read_files(manifest, samples, verify=verify, limits=limits)
+        return
+    with ThreadPoolExecutor(num_threads) as pool:
+        before: Iterator[Video] = iter(())
+        for window in _windows(samples, window_bytes):
+            wanted = [position for position in window if _refusal(samples[position], limits) is None]
+            ranges = merge_ranges(samples, wanted, max_gap_bytes=max_gap_bytes, max_range_bytes=max_range_bytes)
+            requests = {item: pool.submit(_fetch, manifest, item) for item in ranges}
+            yield from before
+            before = _cut_all(samples, window, requests, verify=verify, limits=limits)
+        yield from before
 
 
 def merge_ranges(
-    samples: Sequence[dict[str, Any]], positions: Sequence[int], *, max_gap_bytes: int, max_range_bytes: int
+    samples: Sequence[Row], positions: Sequence[int], *, max_gap_bytes: int, max_range_bytes: int
 ) -> list[Range]:
-    """Cover the videos at ``positions`` by few ranges, in the order of shards and offsets."""
+    """Cover the videos at ``positions``, with their headers, by few ranges, in the order of shards and offsets."""
     ranges: list[Range] = []
     for position in sorted(positions, key=lambda i: (samples[i]["shard"], samples[i]["video_offset"])):
-        shard, start = samples[position]["shard"], samples[position]["video_offset"]
-        stop = start + samples[position]["video_bytes"]
+        sample = samples[position]
+        shard, start = sample["shard"], max(0, sample["video_offset"] - _HEADER_BYTES)
+        stop = sample["video_offset"] + sample["video_bytes"]
         if ranges and ranges[-1].shard == shard:
             last = ranges[-1]
             merged = last._replace(stop=max(stop, last.stop), positions=(*last.positions, position))
@@ -71,7 +90,67 @@ def merge_ranges(
     return ranges
 
 
-def _refusal(sample: dict[str, Any], limits: VideoLimits) -> SampleError | None:
+def _read_files(manifest: Manifest, samples: Sequence[Row], *, verify: Verify, limits: VideoLimits) -> Iterator[Video]:
+    for shard, group in groupby(samples, key=lambda sample: sample["shard"]):
+        with contextlib.ExitStack() as stack:
+            try:
+                read = stack.enter_context(storage.reading(manifest.shard_url(shard)))
+            except FileNotFoundError:
+                read = None
+            for sample in group:
+                if (refusal := _refusal(sample, limits)) or read is None:
+                    yield refusal or SampleError("missing_shard", shard)
+                    continue
+                offset = sample["video_offset"]
+                header = read(offset - _HEADER_BYTES, _HEADER_BYTES) if verify == "header" else b""
+                yield _verified(sample, read(offset, sample["video_bytes"]), header)
+
+
+def _windows(samples: Sequence[Row], window_bytes: int) -> Iterator[range]:
+    """Positions of consecutive samples whose videos hold at most ``window_bytes``, at least one each."""
+    start, held = 0, 0
+    for position, sample in enumerate(samples):
+        if position > start and held + sample["video_bytes"] > window_bytes:
+            yield range(start, position)
+            start, held = position, 0
+        held += sample["video_bytes"]
+    if start < len(samples):
+        yield range(start, len(samples))
+
+
+def _fetch(manifest: Manifest, item: Range) -> Video:
+    try:
+        return storage.read_bytes(manifest.shard_url(item.shard), start=item.start, length=item.stop - item.start)
+    except FileNotFoundError:
+        return SampleError("missing_shard", item.shard)
+
+
+def _cut_all(
+    samples: Sequence[Row],
+    window: range,
+    requests: "dict[Range, Future[Video]]",
+    *,
+    verify: Verify,
+    limits: VideoLimits,
+) -> Iterator[Video]:
+    """The videos of a window, cut from the answers when their turn comes."""
+    range_of = {position: item for item in requests for position in item.positions}
+    for position in window:
+        sample = samples[position]
+        if refusal := _refusal(sample, limits):
+            yield refusal
+            continue
+        item = range_of[position]
+        data = requests[item].result()
+        if isinstance(data, SampleError):
+            yield data
+            continue
+        start = sample["video_offset"] - item.start
+        header = data[start - _HEADER_BYTES : start] if verify == "header" else b""
+        yield _verified(sample, data[start : start + sample["video_bytes"]], header)
+
+
+def _refusal(sample: Row, limits: VideoLimits) -> SampleError | None:
     """Why a video is not even read, if it isn't."""
     if sample["status"] != OK:
         return SampleError(sample["status"], sample["reason"])
@@ -80,24 +159,23 @@ def _refusal(sample: dict[str, Any], limits: VideoLimits) -> SampleError | None:
     return None
 
 
-def _read_range(
-    manifest: Manifest, item: Range, samples: Sequence[dict[str, Any]]
-) -> Iterator[tuple[int, bytes | SampleError]]:
-    """(position, video or error) for every sample of the range."""
-    try:
-        data = storage.read_bytes(manifest.shard_url(item.shard), start=item.start, length=item.stop - item.start)
-    except FileNotFoundError:
-        data = SampleError("missing_shard", item.shard)
-    for position in item.positions:
-        yield position, data if isinstance(data, SampleError) else _cut(data, item, samples[position])
-
-
-def _cut(data: bytes, item: Range, sample: dict[str, Any]) -> bytes | SampleError:
-    start, size = sample["video_offset"] - item.start, sample["video_bytes"]
-    video = data[start : start + size]
+def _verified(sample: Row, video: bytes, header: bytes) -> Video:
+    """The video, unless it is not the one that was indexed. Without a header that proves it, the digest must."""
+    shard, size = sample["shard"], sample["video_bytes"]
     if len(video) != size:
-        return SampleError("short_read", f"{item.shard}: got {len(video)} of {size} bytes at {sample['video_offset']}")
+        return SampleError("short_read", f"{shard}: got {len(video)} of {size} bytes at {sample['video_offset']}")
+    if header and _announces(header, sample):
+        return video
     digest = hashlib.sha256(video).hexdigest()
     if digest != sample["sha256"]:
-        return SampleError("changed_bytes", f"{item.shard}: sha256 {digest[:16]}…, indexed {sample['sha256'][:16]}…")
+        return SampleError("changed_bytes", f"{shard}: sha256 {digest[:16]}…, indexed {sample['sha256'][:16]}…")
     return video
+
+
+def _announces(header: bytes, sample: Row) -> bool:
+    """Whether a tar header is that of the sample's video. A long name stands elsewhere, so that it is not found."""
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return (member.name, member.size) == (f"{sample['key']}.{sample['video_suffix']}", sample["video_bytes"])

@@ -18,7 +18,7 @@ from pipelines.decode import DEMUXERS, decode_frames, decode_sample
 from pipelines.limits import VideoLimits
 from pipelines.manifest import VIDEO_SUFFIXES
 from pipelines.quarantine import SampleError
-from tests.pipelines.videos import all_frames, make_video
+from tests.pipelines.videos import all_frames, make_video, shrink
 
 KINDS = [
     ("mp4", "mp4", "libx264"),
@@ -28,12 +28,6 @@ KINDS = [
     ("avi", "avi", "mpeg4"),
 ]
 SMALL = Preprocess(num_frames=5, size=16)
-
-
-def shrink(frames, numbers, size):
-    """The slow way: every frame on its own."""
-    images = [Image.fromarray(frames[n]).resize((size, size), Image.Resampling.BICUBIC) for n in numbers]
-    return np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
 
 
 @pytest.mark.parametrize(("fmt", "suffix", "codec"), KINDS)

@@ -187,7 +187,7 @@ def test_images_are_samples_and_thumbnails_are_not(tmp_path):
     assert (report.num_samples, report.num_ok, report.num_captioned, report.num_ignored) == (6, 4, 2, 4)
     assert report.num_video_bytes == 700 + 3 * 900 + 2
     positions = [number for number, key in enumerate(rows) if rows[key]["status"] == "ok"]
-    assert read_videos(load_manifest(str(tmp_path)), positions) == [image, video, video, video]
+    assert list(read_videos(load_manifest(str(tmp_path)), positions)) == [image, video, video, video]
 
 
 def test_names_that_are_not_utf8_stay_apart(tmp_path):
@@ -242,11 +242,11 @@ def test_shards_go_through_an_object_store(tmp_path, s3_server):
     assert write_shards(records, url, **options).num_shards == 2
     assert not write_shards(records, url, **options).written
     assert index_shards(url).num_ok == 6
-    assert read_videos(load_manifest(url), range(6)) == list(videos.values())
+    assert list(read_videos(load_manifest(url), range(6))) == list(videos.values())
 
     last = storage.list_files(url, suffix=".tar")[-1]
     storage.write_bytes(last, storage.read_bytes(last, length=2048))
-    cut = read_videos(load_manifest(url), range(6), max_gap_bytes=0)
+    cut = list(read_videos(load_manifest(url), range(6), max_gap_bytes=0))
     assert [getattr(result, "code", "ok") for result in cut[-2:]] == ["short_read", "short_read"]
 
 
