@@ -28,12 +28,13 @@ def row(size: str, name: str, model: Any) -> str:
     frame_BF3HW = torch.zeros(1, FRAMES, 3, preprocess.size, preprocess.size, dtype=torch.uint8)
     word_QL = torch.ones(1, model.config.backbone.context_length, dtype=torch.int64)
     columns = model.columns(model.encode_video(frame_BF3HW))
-    judged = [*model.rerank_columns, *model.optional_rerank_columns] if isinstance(model, Reranker) else []
+    reranker = model if isinstance(model, Reranker) else None
+    judged = [*reranker.rerank_columns, *reranker.optional_rerank_columns] if reranker else []
     for_judging = sum(columns[column].numel() for column in judged if column != "vector") * BYTES_A_NUMBER
     candidate = "–"
-    if isinstance(model, Reranker):
-        query, video = model.encode_query(word_QL), {column: columns[column] for column in judged}
-        candidate = f"{count_flops(lambda: model.score(query, video)) / 1e6:.3g}"
+    if reranker:
+        query, video = reranker.encode_query(word_QL), {column: columns[column] for column in judged}
+        candidate = f"{count_flops(lambda: reranker.score(query, video)) / 1e6:.3g}"
     cells = (
         size,
         name,
