@@ -28,13 +28,12 @@ def row(size: str, name: str, model: Any) -> str:
     frame_BF3HW = torch.zeros(1, FRAMES, 3, preprocess.size, preprocess.size, dtype=torch.uint8)
     word_QL = torch.ones(1, model.config.backbone.context_length, dtype=torch.int64)
     columns = model.columns(model.encode_video(frame_BF3HW))
-    reranker = model if isinstance(model, Reranker) else None
-    judged = [*reranker.rerank_columns, *reranker.optional_rerank_columns] if reranker else []
+    judged = judged_columns(model)
     for_judging = sum(columns[column].numel() for column in judged if column != "vector") * BYTES_A_NUMBER
     candidate = "–"
-    if reranker:
-        query, video = reranker.encode_query(word_QL), {column: columns[column] for column in judged}
-        candidate = f"{count_flops(lambda: reranker.score(query, video)) / 1e6:.3g}"
+    if judged:
+        query, video = model.encode_query(word_QL), {column: columns[column] for column in judged}
+        candidate = f"{count_flops(lambda: model.score(query, video)) / 1e6:.3g}"
     cells = (
         size,
         name,
@@ -46,6 +45,11 @@ def row(size: str, name: str, model: Any) -> str:
         candidate,
     )
     return f"| {' | '.join(cells)} |"
+
+
+def judged_columns(model: Any) -> list[str]:
+    """Columns that a second stage reads; none without one."""
+    return [*model.rerank_columns, *model.optional_rerank_columns] if isinstance(model, Reranker) else []
 
 
 if __name__ == "__main__":
