@@ -50,6 +50,8 @@ class EmbedSettings:
     """CPUs of each copy."""
     cpus_per_decoder: float = 1.0
     """CPUs of each decoding task."""
+    compile: bool = False
+    """Compile the transformer blocks (torch.compile): a start of a minute or more, then faster; needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         if self.num_actors < 1 or self.batch_size < 1 or self.part_rows < 1:
@@ -161,7 +163,7 @@ def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bo
         out_url=plan.out_url,
     )
     shared = {"refs": [ray.put(work)]}
-    actor = (plan.model_url, plan.spec, settings.batch_size, settings.gpus_per_actor > 0)
+    actor = (plan.model_url, plan.spec, settings.batch_size, settings.gpus_per_actor > 0, settings.compile)
     with DataContext.current(_context(preserve_order=preserve_order)):
         return (
             ray.data.range(plan.num_missing, override_num_blocks=1)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from fpig_core.bundle import load_bundle
+from fpig_core.speed import compile_blocks
 from pipelines.columns import Column
 from pipelines.embed_stages import Rows
 from pipelines.parts import CorpusSpec
@@ -14,13 +15,17 @@ from pipelines.places import local_bundle
 class EncodeVideos:
     """Frames -> vectors, on one device, always with the same batch shape (one compilation, one memory plan)."""
 
-    def __init__(self, model_url: str, spec: CorpusSpec, batch_size: int, use_gpu: bool) -> None:
+    def __init__(
+        self, model_url: str, spec: CorpusSpec, batch_size: int, use_gpu: bool, is_compiled: bool = False
+    ) -> None:
         self._device = torch.device("cuda" if use_gpu else "cpu")
         with local_bundle(model_url) as folder:
             bundle = load_bundle(folder, device=str(self._device))
         if bundle.model_id != spec.model_id:
             raise ValueError(f"the model at {model_url} became {bundle.model_id}, wanted {spec.model_id}; start again")
         self._model, self._spec = bundle.model, spec
+        if is_compiled:
+            compile_blocks(self._model)
         self._is_half = spec.precision == "bf16"
         preprocess = bundle.config.preprocess
         shape = (batch_size, preprocess.num_frames, 3, preprocess.size, preprocess.size)

@@ -268,3 +268,15 @@ def test_a_killed_driver_loses_and_doubles_nothing(world, undisturbed, tmp_path)
     embed(world, tmp_path)
     assert verify_corpus(str(tmp_path), load_manifest(str(world / "shards"))).problems == ()
     assert bytes_of(tmp_path) == bytes_of(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
+def test_compiled_blocks_give_the_same_vectors(world, tmp_path):
+    plan = plan_for(world, tmp_path, SETTINGS)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 32, 32), np.uint8)
+    plain, compiled = (
+        EncodeVideos(plan.model_url, plan.spec, 2, use_gpu=False, is_compiled=is_compiled)(batch_of(frames))
+        for is_compiled in (False, True)
+    )
+    np.testing.assert_allclose(compiled["vector"], plain["vector"], atol=1e-5)
