@@ -51,7 +51,7 @@ class EmbedSettings:
     cpus_per_decoder: float = 1.0
     """CPUs of each decoding task."""
     compile: bool = False
-    """Compile the transformer blocks (torch.compile): a start of a minute or more, then faster; needs a C++ compiler."""
+    """Compile the transformer blocks (``torch.compile``): a slow start, then faster; CPUs need a C++ compiler."""
 
     def __post_init__(self) -> None:
         if self.num_actors < 1 or self.batch_size < 1 or self.part_rows < 1:
