@@ -18,7 +18,8 @@ def start_from(model: Model, bundle_folder: str | Path) -> str:
     Both must be of one method and backbone, and may differ in all settings that leave the tensors alone (stage,
     dropout, temperatures, weights of losses, words of a query) and in the number of frames, for which the table of
     times is interpolated. What is learned comes from the bundle even if a setting gives its start, as
-    ``logit_scale_init`` does. A model on the device ``meta`` is only checked.
+    ``logit_scale_init`` does. Heads that only pretraining needs (``pretraining_parts``) may stay behind. A model on the
+    device ``meta`` is only checked.
 
     Raises:
         ValueError: there is no sound bundle, or it cannot be carried over whole; the model is as it was.
@@ -29,7 +30,13 @@ def start_from(model: Model, bundle_folder: str | Path) -> str:
         raise ValueError(
             f"got a bundle of {got} in {str(bundle_folder)!r}, wanted {wanted}; start from one of that kind"
         )
-    weights, own = _at_length_of(model, bundle), model.state_dict()
+    own = model.state_dict()
+    dropped = getattr(model, "pretraining_parts", ())
+    weights = {
+        key: tensor
+        for key, tensor in _at_length_of(model, bundle).items()
+        if key in own or key.split(".")[0] not in dropped
+    }
     wrong = sorted(own.keys() ^ weights.keys())
     wrong += sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
     if wrong:

@@ -98,6 +98,7 @@ class T2V2T(nn.Module):
         ValueError: frames do not fit the vision tower, ``num_heads`` does not divide the width, an unfit backbone.
     """
 
+    pretraining_parts: tuple[str, ...] = ("guess",)
     rerank_columns: tuple[str, ...] = ("visual_tokens",)
     optional_rerank_columns: tuple[str, ...] = ()
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from fpig_core.bundle import save_bundle
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.preprocess import Preprocess
 from fpig_core.start import start_from
+from fpig_core.t2v2t import T2V2T, T2V2TConfig
 
 
 def config_of(num_frames: int, **settings) -> FPigConfig:
@@ -131,3 +133,18 @@ def test_a_model_without_memory_is_checked(tmp_path, recwarn):
 def test_a_folder_that_is_no_bundle_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"got no config\.json"):
         start_from(fresh(config_of(3)), Path(tmp_path))
+
+
+@torch.no_grad()
+def test_heads_of_pretraining_stay_behind_and_only_in_that_direction(tmp_path):
+    common: dict[str, Any] = {"backbone": Backbone(name="tiny", context_length=12), "fusion_width": 96}
+    pretrained = T2V2T(T2V2TConfig(**common, preprocess=Preprocess(num_frames=1, size=32), mlm_weight=1.0))
+    model = T2V2T(T2V2TConfig(**common, preprocess=Preprocess(num_frames=3, size=32)))
+    save_bundle(tmp_path / "pretrained", pretrained)
+    start_from(model, tmp_path / "pretrained")
+    weights = pretrained.state_dict()
+    assert {key for key in weights if key not in model.state_dict()} == {"guess.weight", "guess.bias"}
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in model.state_dict().items())
+    save_bundle(tmp_path / "plain", model)
+    with pytest.raises(ValueError, match=r"guess\.bias is missing"):
+        start_from(pretrained, tmp_path / "plain")
