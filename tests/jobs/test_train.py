@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fpig_core.models import check_config
 from fpig_core.schedule import Phase
 from jobs import train
-from jobs.run_setup import claim_run
+from jobs.recipes import RECIPES
+from jobs.run_setup import check_placement, claim_run
 from pipelines.manifest import Manifest, load_manifest
-from tests.worlds import write_shards
+from tests.worlds import write_model, write_shards
 
 SIZES = ["--model.preprocess.num-frames", "3", "--model.num-selected", "4", "--global-batch", "4"]
 RANDOM_WEIGHTS = ["--model.backbone.pretrained", ""]
@@ -146,3 +148,29 @@ def test_the_full_size_recipe_starts_with_random_weights(world, tmp_path) -> Non
     assert "Starting" in output
     record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
     assert record["validation"].keys() >= {"t2v_r1", "v2t_r1"}
+
+
+@pytest.mark.parametrize(("name", "method"), [(name, method) for name in RECIPES for method in RECIPES[name].methods])
+def test_every_recipe_holds_together(name, method) -> None:
+    parsed = train.read_args([name, "--method", method, "--model.backbone.pretrained", ""])
+    assert method in parsed.name or method == next(iter(RECIPES[name].methods))
+    check_placement(check_config(parsed.experiment.model), parsed.placement)
+    assert parsed.placement.rows_per_worker(parsed.experiment.global_batch) >= 1
+
+
+def test_an_unknown_method_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"got --method 'nope', wanted one of fpig, fpig_cls"):
+        train.read_args(["demo", "--method", "nope"])
+
+
+def test_frozen_parameters_rule_out_micro_batches_under_zero_3(world, tmp_path) -> None:
+    settings = ["--model.stage", "generator", "--placement.zero-stage", "3", "--placement.micro-batch", "2"]
+    with pytest.raises(ValueError, match=r"frozen parameters.*use zero_stage=2, or micro_batch=0"):
+        train.main(args(world, tmp_path, *settings))
+
+
+def test_a_bundle_of_another_method_starts_nothing(world, tmp_path) -> None:
+    write_model(tmp_path / "bundle")
+    start = ["--start", str(tmp_path / "bundle"), "--model.backbone.pretrained", ""]
+    with pytest.raises(ValueError, match=r"got a bundle of fpig .*wanted eercf"):
+        train.main(train.read_args(["demo", "--method", "eercf", *options(world, tmp_path), *start]))
