@@ -15,6 +15,7 @@ STAGES = {
     },
     "read": {
         "missing_shard": "the shard is gone",
+        "missing_video": "the video is gone",
         "short_read": "the shard ends before the sample",
         "changed_bytes": "the bytes are not those that were indexed",
     },
