@@ -5,15 +5,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-from cluster.session import connect
 from jobs.budget import parse_fraction
 from jobs.cli import DONE, OVER_BUDGET, Report, launch
+from jobs.shard_progress import write_missing
 from pipelines import storage
 from pipelines.annotations import Columns, Problem
-from pipelines.shard_pool import fits_here, write_here, write_on_ray
-from pipelines.shard_set import SetReport, ShardTask, claim_set, find_receipts, finish_set
+from pipelines.shard_set import SetReport, ShardTask, claim_set, finish_set
 from pipelines.shards import plan_shard_set
 from pipelines.sources import find_sources
 from pipelines.transcode import Encoding
@@ -73,31 +70,10 @@ def main(args: Args) -> Report:
             encoding=args.encoding if args.transcode else None,
         )
         claim_set(storage.join(args.out, split), sets[split])
-    write_missing(list(sets.items()), num_workers=args.num_workers, is_heavy=args.transcode)
+    write_missing(list(sets.values()), num_workers=args.num_workers, is_heavy=args.transcode)
     reports = {split: finish_set(storage.join(args.out, split), tasks) for split, tasks in sets.items()}
     lost = write_rejected(args.out, found.problems, reports)
     return report(args, found.problems, reports, lost=lost, num_unnamed=found.num_unnamed, budget=budget)
-
-
-def write_missing(sets: Sequence[tuple[str, Sequence[ShardTask]]], *, num_workers: int, is_heavy: bool) -> None:
-    """Write the shards that are not there yet, of all sets together."""
-    missing: list[ShardTask] = []
-    for _, tasks in sets:
-        known = find_receipts(tasks[0].out_url, tasks)
-        missing += [task for task in tasks if task.name not in known]
-    if not missing:
-        return
-    if fits_here(missing, num_workers, is_heavy=is_heavy):
-        receipts = write_here(missing)
-    else:
-        connect()
-        receipts = write_on_ray(missing, num_workers=num_workers)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("shards", total=sum(task.num_bytes for task in missing))
-        sizes = {(task.inputs, task.name): task.num_bytes for task in missing}
-        for receipt in receipts:
-            bar.advance(task, sizes[receipt.inputs, receipt.name])
 
 
 def write_rejected(out: str, problems: Sequence[Problem], reports: dict[str, SetReport]) -> list[dict[str, object]]:

@@ -28,6 +28,7 @@ STAGES = {
         "no_frames": "the video stream holds no frame",
         "bad_stream": "the video stream cannot be decoded to its end",
         "empty_segment": "the segment lies outside the video",
+        "bad_frames": "the stored frames are damaged, or were made for a model that sees other pictures",
         "bad_image": "the image is not what its suffix says, or cannot be decoded to its end",
     },
     "encode": {
