@@ -92,15 +92,12 @@ def write_set(folder: Path, encoding: Encoding | None) -> Manifest:
 
 def frames_of(manifest: Manifest, preprocess: Preprocess, *, jitter: bool) -> np.ndarray:
     """uint8 [samples, F, 3, H, W]."""
-    records = manifest.table.to_pylist()
-    return np.stack(
-        [
-            decode_sample(record, video, preprocess=preprocess, rng=np.random.default_rng(number) if jitter else None)
-            for number, (record, video) in enumerate(
-                zip(records, read_videos(manifest, range(len(records))), strict=True)
-            )
-        ]
-    )
+    samples = zip(manifest.table.to_pylist(), read_videos(manifest, range(manifest.num_rows)), strict=True)
+    frames = []
+    for number, (record, video) in enumerate(samples):
+        rng = np.random.default_rng(number) if jitter else None
+        frames.append(decode_sample(record, video, preprocess=preprocess, rng=rng))
+    return np.stack(frames)
 
 
 def vectors(frame_BF3HW: np.ndarray) -> np.ndarray:
