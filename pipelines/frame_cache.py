@@ -34,7 +34,6 @@ from pipelines.shard_set import (
 )
 
 FRAMES_NAME = "_FRAMES.json"
-_ROWS_PER_READ = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,17 +94,15 @@ def plan_cache(manifest: Manifest, out_url: str, *, store: FrameStore) -> list[S
 
 def store_frames(manifest: Manifest, *, store: FrameStore) -> Iterator[Sample | Reject]:
     """Samples of frame files for the rows of ``manifest``; who cannot be decoded is a reject, by uid."""
-    for start in range(0, manifest.num_rows, _ROWS_PER_READ):
-        rows = range(start, min(start + _ROWS_PER_READ, manifest.num_rows))
-        records = manifest.table.slice(start, len(rows)).to_pylist()
-        for record, video in zip(records, read_videos(manifest, rows), strict=True):
-            try:
-                frame_F3HW = decode_sample(record, video, preprocess=store.preprocess)
-            except SampleError as error:
-                yield Reject(record["uid"], error.code, error.detail)
-                continue
-            data = pack_frames(frame_F3HW, codec=store.codec, resize_mode=store.resize_mode, quality=store.quality)
-            yield Sample(record["key"], {FRAMES_SUFFIX: data, "json": _metadata(record)})
+    videos = read_videos(manifest, range(manifest.num_rows), verify="sha256")
+    for record, video in zip(manifest.table.to_pylist(), videos, strict=True):
+        try:
+            frame_F3HW = decode_sample(record, video, preprocess=store.preprocess)
+        except SampleError as error:
+            yield Reject(record["uid"], error.code, error.detail)
+            continue
+        data = pack_frames(frame_F3HW, codec=store.codec, resize_mode=store.resize_mode, quality=store.quality)
+        yield Sample(record["key"], {FRAMES_SUFFIX: data, "json": _metadata(record)})
 
 
 def write_settings(out_url: str, manifest: Manifest, *, store: FrameStore) -> None:
