@@ -83,9 +83,9 @@ def write_set(folder: Path, encoding: Encoding | None) -> Manifest:
     records = [Record("clip.mp4", f"{number}", "all", ("",), None, None) for number in range(NUM_VIDEOS)]
     sources = [Source(record, str(folder / "clip.mp4"), size, "") for record in records]
     tasks = plan_shard_set(sources, url, shard_bytes=1 << 28, encoding=encoding)
-    claim_set(url, tasks)
+    claim_set(tasks)
     list(write_here(tasks))
-    finish_set(url, tasks)
+    finish_set(tasks)
     index_shards(url)
     return load_manifest(url)
 

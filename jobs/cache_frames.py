@@ -48,10 +48,10 @@ def main(args: Args) -> Report:
         raise ValueError(f"got --out {args.out}, which holds the videos; choose another folder")
     storage.require_writable(args.out)
     tasks = plan_cache(manifest, args.out, store=args.store)
-    claim_set(args.out, tasks)
+    claim_set(tasks)
     write_settings(args.out, manifest, store=args.store)
     write_missing([tasks], num_workers=args.num_workers, is_heavy=True)
-    found = finish_cache(manifest, args.out, tasks)
+    found = finish_cache(manifest, tasks)
     cached = load_manifest(args.out)
     num_rejected = len(found.rejected)
     is_over = num_rejected > budget * manifest.num_rows

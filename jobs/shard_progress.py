@@ -16,7 +16,7 @@ def write_missing(sets: Sequence[Sequence[ShardTask]], *, num_workers: int, is_h
     """
     missing: list[ShardTask] = []
     for tasks in sets:
-        known = find_receipts(tasks[0].out_url, tasks)
+        known = find_receipts(tasks)
         missing += [task for task in tasks if task.name not in known]
     if not missing:
         return

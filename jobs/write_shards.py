@@ -69,9 +69,9 @@ def main(args: Args) -> Report:
             shard_bytes=int(args.shard_mb * 2**20),
             encoding=args.encoding if args.transcode else None,
         )
-        claim_set(storage.join(args.out, split), sets[split])
+        claim_set(sets[split])
     write_missing(list(sets.values()), num_workers=args.num_workers, is_heavy=args.transcode)
-    reports = {split: finish_set(storage.join(args.out, split), tasks) for split, tasks in sets.items()}
+    reports = {split: finish_set(tasks) for split, tasks in sets.items()}
     lost = write_rejected(args.out, found.problems, reports)
     return report(args, found.problems, reports, lost=lost, num_unnamed=found.num_unnamed, budget=budget)
 

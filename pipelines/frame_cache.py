@@ -68,7 +68,13 @@ class FrameStore:
 
 
 def plan_cache(manifest: Manifest, out_url: str, *, store: FrameStore) -> list[ShardTask]:
-    """One task for each shard of ``manifest``."""
+    """One task for each shard of ``manifest``.
+
+    Raises:
+        ValueError: it has no sample.
+    """
+    if not manifest.num_rows:
+        raise ValueError(f"got the manifest of {manifest.root} without a sample; there is nothing to store")
     manifest = dataclasses.replace(manifest, root=storage.absolute(manifest.root))
     places: dict[str, list[int]] = {}
     for place, shard in enumerate(manifest.table.column("shard").to_pylist()):
@@ -112,15 +118,16 @@ def write_settings(out_url: str, manifest: Manifest, *, store: FrameStore) -> No
     storage.write_bytes(storage.join(out_url, FRAMES_NAME), data)
 
 
-def finish_cache(manifest: Manifest, out_url: str, tasks: Sequence[ShardTask]) -> SetReport:
+def finish_cache(manifest: Manifest, tasks: Sequence[ShardTask]) -> SetReport:
     """Write the manifest of the frame files and commit the set. Rejected samples stay, as rows without a file."""
+    out_url = tasks[0].out_url
     if (read_written(out_url) or {}).get("inputs") == set_inputs(tasks):
-        return finish_set(out_url, tasks)
+        return finish_set(tasks)
     index_shards(out_url)
     table = load_manifest(out_url).table
     row_of = {row["uid"]: row for row in table.to_pylist()}
     sizes = {shard: storage.size(storage.join(out_url, shard)) for shard in {task.name for task in tasks}}
-    why = {reject.sample: reject for receipt in find_receipts(out_url, tasks).values() for reject in receipt.rejected}
+    why = {reject.sample: reject for receipt in find_receipts(tasks).values() for reject in receipt.rejected}
     rows = []
     for row in manifest.table.to_pylist():
         if row["uid"] in row_of:
@@ -131,7 +138,7 @@ def finish_cache(manifest: Manifest, out_url: str, tasks: Sequence[ShardTask]) -
         status = {"shard_bytes": sizes[row["shard"]], "status": reject.reason, "reason": reject.detail}
         rows.append(row | nowhere | status)
     save_manifest(out_url, pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
-    return finish_set(out_url, tasks)
+    return finish_set(tasks)
 
 
 def require_fitting(manifest: Manifest, preprocess: Preprocess) -> None:

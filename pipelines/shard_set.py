@@ -39,6 +39,8 @@ class Sample(NamedTuple):
 class ShardTask:
     """One shard to write. ``make`` can be pickled and gives the same samples whenever it is called.
 
+    ``out_url`` is that of the set, and absolute: Ray's workers have another current folder.
+
     ``inputs`` names all that the shard depends on; ``num_bytes`` is what will be read for it.
     """
 
@@ -48,6 +50,9 @@ class ShardTask:
     num_samples: int
     num_bytes: int
     make: Callable[[], Iterator[Sample | Reject]]
+
+    def __post_init__(self) -> None:
+        assert self.out_url == storage.absolute(self.out_url), self.out_url
 
     @property
     def url(self) -> str:
@@ -115,17 +120,18 @@ def write_shard(task: ShardTask) -> Receipt:
     return receipt
 
 
-def claim_set(out_url: str, tasks: Sequence[ShardTask]) -> None:
-    """Tie the folder to these tasks.
+def claim_set(tasks: Sequence[ShardTask]) -> None:
+    """Tie the folder of these tasks to them.
 
     Raises:
         ValueError: it holds shards of other inputs.
     """
-    plan_url, names = storage.join(out_url, PLAN_NAME), {task.url for task in tasks}
+    out_url, urls = tasks[0].out_url, {task.url for task in tasks}
+    plan_url = storage.join(out_url, PLAN_NAME)
     plan = json.dumps({"inputs": set_inputs(tasks), "num_shards": len(tasks)}, indent=1).encode() + b"\n"
     found = storage.list_files(out_url, suffix=".tar")
     remedy = "choose another folder or remove this one"
-    if strangers := [url for url in found if url not in names]:
+    if strangers := [url for url in found if url not in urls]:
         raise ValueError(f"got {len(strangers)} other shards in {out_url}, such as {strangers[0]}; {remedy}")
     if storage.exists(plan_url) and storage.read_bytes(plan_url) == plan:
         return
@@ -139,9 +145,9 @@ def set_inputs(tasks: Sequence[ShardTask]) -> str:
     return hashlib.sha256("\n".join(f"{task.name} {task.inputs}" for task in tasks).encode()).hexdigest()
 
 
-def find_receipts(out_url: str, tasks: Sequence[ShardTask]) -> dict[str, Receipt]:
+def find_receipts(tasks: Sequence[ShardTask]) -> dict[str, Receipt]:
     """Receipts of the shards that are there and were made from the inputs of their tasks, by name."""
-    sizes = {url: size for url, (size, _) in storage.list_stamps(out_url).items()}
+    sizes = {url: size for url, (size, _) in storage.list_stamps(tasks[0].out_url).items()}
     there = [task for task in tasks if task.url in sizes and task.receipt_url in sizes]
     with ThreadPoolExecutor(_NUM_READERS) as pool:
         receipts = pool.map(lambda task: Receipt.from_json(storage.read_bytes(task.receipt_url)), there)
@@ -158,13 +164,13 @@ def read_written(out_url: str) -> dict[str, Any] | None:
     return json.loads(storage.read_bytes(url)) if storage.exists(url) else None
 
 
-def finish_set(out_url: str, tasks: Sequence[ShardTask]) -> SetReport:
+def finish_set(tasks: Sequence[ShardTask]) -> SetReport:
     """Commit a set whose shards are all there.
 
     Raises:
         RuntimeError: one is missing, or is not what its receipt says.
     """
-    receipts = find_receipts(out_url, tasks)
+    receipts, out_url = find_receipts(tasks), tasks[0].out_url
     if absent := [task.name for task in tasks if task.name not in receipts]:
         raise RuntimeError(f"{len(absent)} shards of {out_url} are missing or damaged, such as {absent[0]}")
     storage.remove_drafts(out_url)

@@ -28,7 +28,7 @@ def write_set(records: list[Record], url: str, *, videos: Path, shard_bytes: int
         Source(record, str(videos / record.path), (videos / record.path).stat().st_size, "") for record in records
     ]
     tasks = plan_shard_set(sources, url, shard_bytes=shard_bytes)
-    claim_set(url, tasks)
-    known = find_receipts(url, tasks)
+    claim_set(tasks)
+    known = find_receipts(tasks)
     assert len(list(write_here([task for task in tasks if task.name not in known]))) == len(tasks) - len(known)
-    return finish_set(url, tasks)
+    return finish_set(tasks)

@@ -67,6 +67,15 @@ def test_stills_take_the_same_way(tmp_path):
     assert not make_synthetic.main(args).summary["written"]
 
 
+def test_relative_places_mean_the_current_folder(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("\n".join(str(path) for path in sorted((world / "videos").glob("*.mp4"))))
+    report = write_shards.main(dataclasses.replace(pack(world, "out"), videos="list.txt"))
+    assert (report.exit_code, report.summary["num_samples"]) == (DONE, 8)
+    again = write_shards.main(dataclasses.replace(pack(world, tmp_path / "out"), videos=str(tmp_path / "list.txt")))
+    assert "already there" in again.summary["train"]
+
+
 def test_what_is_left_out_is_listed_and_counted_against_the_budget(world, tmp_path):
     (tmp_path / "t.csv").write_text((world / "captions.csv").read_text() + "gone.mp4,a caption,val,gone\n")
     args = pack(world, tmp_path / "out", captions=str(tmp_path / "t.csv"), transcode=True, num_workers=1)

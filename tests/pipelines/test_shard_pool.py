@@ -55,9 +55,9 @@ def test_ray_writes_what_one_process_writes(tmp_path, ray_local, num_workers):
         ("ray", functools.partial(write_on_ray, num_workers=num_workers)),
     ]:
         tasks = plan(tmp_path / name)
-        claim_set(str(tmp_path / name), tasks)
+        claim_set(tasks)
         assert {receipt.name for receipt in write(tasks)} == {task.name for task in tasks}
-        finish_set(str(tmp_path / name), tasks)
+        finish_set(tasks)
     assert files(tmp_path / "here") == files(tmp_path / "ray")
 
 
@@ -65,10 +65,10 @@ def test_a_killed_writer_leaves_no_half_shard_and_its_task_is_done_again(tmp_pat
     tasks = plan(tmp_path / "x", num_shards=2, marker=str(tmp_path / "died"))
     assert len(list(write_on_ray(tasks, num_workers=1))) == 2
     assert list((tmp_path / "x").glob(".draft-*"))
-    finish_set(str(tmp_path / "x"), tasks)
+    finish_set(tasks)
     assert not list((tmp_path / "x").glob(".draft-*"))
     list(write_here(plan(tmp_path / "y", num_shards=2)))
-    finish_set(str(tmp_path / "y"), plan(tmp_path / "y", num_shards=2))
+    finish_set(plan(tmp_path / "y", num_shards=2))
     whole = {name: data for name, data in files(tmp_path / "y").items() if name != "_PLAN.json"}
     assert files(tmp_path / "x") == whole
 
@@ -80,10 +80,10 @@ def test_a_killed_run_is_finished_by_the_next(tmp_path):
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert find_receipts(str(tmp_path / "x"), tasks) == {}
+    assert find_receipts(tasks) == {}
     assert not list((tmp_path / "x").glob("*.tar"))
     list(write_here(tasks))
-    assert finish_set(str(tmp_path / "x"), tasks).num_samples == 9
+    assert finish_set(tasks).num_samples == 9
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ def plan(out, videos, records=RECORDS, *, shard_bytes=4096, **options):
 
 def write(out, videos, records=RECORDS, **options):
     tasks = plan(out, videos, records, **options)
-    claim_set(str(out), tasks)
-    known = find_receipts(str(out), tasks)
+    claim_set(tasks)
+    known = find_receipts(tasks)
     written = [receipt.name for receipt in write_here([task for task in tasks if task.name not in known])]
-    return written, finish_set(str(out), tasks)
+    return written, finish_set(tasks)
 
 
 def read_all(out):
@@ -124,7 +124,7 @@ def test_a_shard_that_is_not_what_its_receipt_says_is_written_again(tmp_path, vi
     (out / "shard-000000.tar").write_bytes(b"cut")
     tasks = plan(out, videos)
     with pytest.raises(RuntimeError, match=r"shard-000000\.tar"):
-        finish_set(str(out), tasks)
+        finish_set(tasks)
     assert write(out, videos)[0] == ["shard-000000.tar"]
     assert files(out) == whole
 
@@ -145,7 +145,7 @@ def test_other_inputs_and_other_settings_are_refused(tmp_path, videos):
 
 
 def test_a_folder_without_a_shard_is_free(tmp_path, videos):
-    claim_set(str(tmp_path / "x"), plan(tmp_path / "x", videos, RECORDS[:2]))
+    claim_set(plan(tmp_path / "x", videos, RECORDS[:2]))
     assert write(tmp_path / "x", videos)[1].written
 
 
