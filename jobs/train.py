@@ -29,6 +29,7 @@ from jobs.revision import code_revision
 from jobs.run_setup import check_placement, claim_run, make_plan, settle_start
 from jobs.tracking import deliver_waiting, output_run
 from pipelines import storage
+from pipelines.frame_cache import require_fitting
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.places import ORIGIN, absolute
 from pipelines.stream import StreamSource, make_stream
@@ -103,6 +104,8 @@ def main(args: Args) -> Report:
         "train": load_manifest(absolute(args.experiment.data.train)),
         "val": load_manifest(absolute(args.experiment.data.val)),
     }
+    for manifest in manifests.values():
+        require_fitting(manifest, model.preprocess)
     plan = make_plan(args.experiment, manifests)
     task = TrainTask(
         model=dataclasses.replace(model, backbone=locate(model.backbone)),

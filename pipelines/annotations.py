@@ -1,26 +1,22 @@
-"""Tables of captions: CSV, TSV, JSON lines or Parquet in, one record per video or segment out.
+"""Tables of captions: one record per video or segment out of their rows.
 
 Nothing is dropped in silence: each row that is left out, or kept with a doubt, is a ``Problem``.
 """
 
-import csv
 import dataclasses
-import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines import storage
 from pipelines.manifest import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from pipelines.tables import read_rows
 
 PROBLEMS = {
     "no_video_name": "the row names no video: left out",
     "outside_folder": "the video's name leaves the folder of videos: left out",
+    "bad_location": "the video's location is no path or URL that can be read here: left out",
     "bad_number": "start or end is no number of seconds: left out",
     "bad_segment": "the segment ends before it starts: left out",
     "extra_fields": "the row has more fields than the header: the surplus is left out",
@@ -31,9 +27,11 @@ PROBLEMS = {
     "missing_video": "there is no such video: left out",
     "unclear_video": "several videos fit the name: left out",
     "bad_suffix": "the video's suffix is not allowed: left out",
+    "too_large": "the video is over the limit on bytes: left out",
 }
+KEPT = ("extra_fields", "empty_caption", "duplicate_row", "several_splits")
+"""Problems that cost no sample."""
 NO_SPLIT = "all"
-_MAX_FIELD = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class Columns:
 
 
 class Record(NamedTuple):
-    """One sample to write. ``path`` is relative to the folder of videos; times are in seconds."""
+    """One sample to write. ``path`` is relative to the folder of videos, or a location; times are in seconds."""
 
     path: str
     video_id: str
@@ -60,11 +58,17 @@ class Record(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """``row`` counts data rows from 1 (0: not about one row); ``kind`` is a key of ``PROBLEMS``."""
+    """``row`` counts data rows from 1 (0: not about one row); ``kind``: a key of ``PROBLEMS`` or a reason code."""
 
     row: int
     kind: str
     detail: str
+    video: str = ""
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether something was left out for it."""
+        return self.kind not in KEPT
 
 
 class Annotations(NamedTuple):
@@ -81,18 +85,19 @@ class _Row(NamedTuple):
     end_s: float | None
 
 
-def read_caption_table(url: str, *, columns: Columns = Columns()) -> Annotations:
+def read_caption_table(url: str, *, columns: Columns = Columns(), locations: bool = False) -> Annotations:
     """Read a table; rows about the same video, split and segment become one record, in order of first appearance.
 
     The format follows the suffix: .csv (comma, semicolon or tab), .tsv, .jsonl (captions as text or list), .parquet.
+    With ``locations`` the videos are named by any path or URL, else by a path that stays below a folder.
 
     Raises:
         ValueError: the table cannot be read, or has no column for the videos.
     """
     problems: list[Problem] = []
     captions_of: dict[Record, dict[str, None]] = {}
-    for number, fields in enumerate(_rows(url, columns), start=1):
-        row = _check(number, fields, columns, problems)
+    for number, fields in enumerate(read_rows(url, required=columns.video), start=1):
+        row = _check(number, fields, columns, problems, locations=locations)
         if row is None:
             continue
         sample = Record(row.path, row.video_id, row.split, (), row.start_s, row.end_s)
@@ -110,24 +115,55 @@ def read_caption_table(url: str, *, columns: Columns = Columns()) -> Annotations
     return Annotations(records, problems)
 
 
-def match_videos(records: list[Record], names: list[str]) -> Annotations:
+def match_videos(records: list[Record], names: list[str], *, by_end: bool = False) -> Annotations:
     """Keep the records whose video is among ``names`` (paths relative to the folder), found with or without suffix.
 
-    Without suffix the only video is meant, else the only image, whatever lies beside it.
+    Without suffix the only video is meant, else the only image, whatever lies beside it. With ``by_end`` the names are
+    locations, and a record may tell their last parts alone: ``day/a.mp4``, or ``a``, of ``s3://bucket/day/a.mp4``.
     """
     known = set(names)
     by_stem: dict[str, list[str]] = {}
+    by_file: dict[str, list[str]] = {}
     for name in names:
-        by_stem.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+        by_stem.setdefault(_stem(name), []).append(name)
+        if by_end:
+            by_file.setdefault(name.rpartition("/")[2], []).append(name)
+            by_file.setdefault(_stem(name.rpartition("/")[2]), []).append(name)
     kept, problems = [], []
     for record in records:
         found = [record.path] if record.path in known else _meant(by_stem.get(record.path, []))
+        if by_end and not found:
+            tail, near = f"/{record.path}", by_file.get(record.path.rpartition("/")[2], [])
+            found = [name for name in near if f"/{name}".endswith(tail)]
+            found = found or _meant([name for name in near if f"/{_stem(name)}".endswith(tail)])
         if len(found) == 1:
             kept.append(record._replace(path=found[0]))
         else:
             kind = "unclear_video" if found else "missing_video"
-            problems.append(Problem(0, kind, " ".join([record.path, *found])))
+            problems.append(Problem(0, kind, " ".join(found), record.path))
     return Annotations(kept, problems)
+
+
+def uncaptioned(names: list[str]) -> list[Record]:
+    """A record without captions for every video or image among ``names``."""
+    return [
+        Record(name, PurePosixPath(name).stem, NO_SPLIT, (), None, None)
+        for name in names
+        if name.lower().endswith(tuple(f".{suffix}" for suffix in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)))
+    ]
+
+
+def _stem(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{PurePosixPath(base).stem}"
+
+
+def _is_location(path: str) -> bool:
+    try:
+        storage.check_url(path)
+    except ValueError:
+        return False
+    return True
 
 
 def _meant(names: list[str]) -> list[str]:
@@ -139,65 +175,20 @@ def _meant(names: list[str]) -> list[str]:
     return names
 
 
-def _rows(url: str, columns: Columns) -> Iterator[Mapping[Any, Any]]:
-    suffix = PurePosixPath(url).suffix.lower()
-    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}
-    if suffix not in readers:
-        raise ValueError(f"got the table {url}, wanted one of {', '.join(readers)}")
-    try:
-        data = storage.read_bytes(url)
-    except FileNotFoundError:
-        raise ValueError(f"got no table at {url}; check the path") from None
-    rows = readers[suffix](data, url)
-    try:
-        for row in rows:
-            if columns.video not in row:
-                found = ", ".join(map(str, row))
-                raise ValueError(f"got columns {found} in {url}, wanted {columns.video!r}; name the column by a flag")
-            yield row
-    except (csv.Error, json.JSONDecodeError, pa.ArrowException) as error:
-        raise ValueError(f"got {url}, which is no sound {suffix} file: {error}") from None
-
-
-def _text(data: bytes, url: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"got {url} with bytes that are not UTF-8 ({error}); save it as UTF-8") from None
-
-
-def _csv_rows(data: bytes, url: str) -> Iterator[Mapping[Any, Any]]:
-    text = _text(data, url)
-    header = text.partition("\n")[0]
-    delimiter = "\t" if url.lower().endswith(".tsv") else max(",\t;", key=header.count)
-    csv.field_size_limit(_MAX_FIELD)
-    yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
-
-
-def _json_rows(data: bytes, url: str) -> Iterator[Mapping[Any, Any]]:
-    for number, line in enumerate(_text(data, url).split("\n"), start=1):
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"got {url} with a {type(row).__name__} on line {number}, wanted one object a line")
-            yield row
-
-
-def _parquet_rows(data: bytes, url: str) -> Iterator[Mapping[Any, Any]]:
-    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches():
-        yield from batch.to_pylist()
-
-
-def _check(number: int, fields: Mapping[Any, Any], columns: Columns, problems: list[Problem]) -> _Row | None:
+def _check(
+    number: int, fields: Mapping[Any, Any], columns: Columns, problems: list[Problem], *, locations: bool
+) -> _Row | None:
     """The row's values, or None with a problem told."""
+    path = str(fields.get(columns.video) or "").strip()
 
     def tell(kind: str, detail: str) -> None:
-        problems.append(Problem(number, kind, detail))
+        problems.append(Problem(number, kind, detail, path))
 
-    path = _word(fields.get(columns.video))
     if not path:
         return tell("no_video_name", "")
-    if path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path or "\0" in path:
+    if locations and not _is_location(path):
+        return tell("bad_location", path)
+    if not locations and (path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path or "\0" in path):
         return tell("outside_folder", path)
     split = _word(fields.get(columns.split)) or NO_SPLIT
     if not split.replace("-", "").replace("_", "").isalnum():

@@ -20,8 +20,10 @@ from PIL import Image
 
 from fpig_core.frames import jittered_indices, uniform_indices
 from fpig_core.preprocess import Preprocess
+from pipelines.frame_file import unpack_frames
 from pipelines.images import IMAGE_FORMATS, decode_image
 from pipelines.limits import VideoLimits
+from pipelines.manifest import FRAMES_SUFFIX
 from pipelines.pictures import plan_runs, read_pictures
 from pipelines.quarantine import SampleError
 from pipelines.resize import to_model_size
@@ -45,6 +47,8 @@ def decode_sample(
     if isinstance(video, SampleError):
         raise video
     suffix = record["video_suffix"]
+    if suffix == FRAMES_SUFFIX:
+        return unpack_frames(video, preprocess=preprocess, rng=rng)
     if suffix in IMAGE_FORMATS:
         return decode_image(video, suffix=suffix, preprocess=preprocess)
     return decode_frames(

@@ -21,6 +21,7 @@ from pipelines.columns import choose_columns
 from pipelines.corpus import COMMITTED, commit, count_parts, missing_parts, read_committed, require_same
 from pipelines.embed_stages import Work, decode_rows, write_part
 from pipelines.encode import EncodeVideos
+from pipelines.frame_cache import require_fitting
 from pipelines.manifest import Manifest
 from pipelines.parts import CorpusSpec, Part, PartCount, plan_parts, preprocess_digest
 from pipelines.places import absolute, local_bundle
@@ -119,6 +120,7 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
     with local_bundle(model_url) as folder:
         bundle = load_bundle(folder)
     preprocess = bundle.config.preprocess
+    require_fitting(manifest, preprocess)
     spec = CorpusSpec(
         model_id=bundle.model_id,
         manifest_digest=manifest.digest,

@@ -17,6 +17,7 @@ DIGEST_KEY = b"fpig.manifest_digest"
 OK = "ok"
 VIDEO_SUFFIXES = ("avi", "mkv", "mov", "mp4", "webm")
 IMAGE_SUFFIXES = ("jpeg", "jpg", "png", "webp")  # an image is a video of one frame
+FRAMES_SUFFIX = "frames"  # frames of a video that was decoded before
 
 MANIFEST_SCHEMA = pa.schema(
     [

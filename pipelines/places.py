@@ -1,22 +1,16 @@
 """Where workers find things: URLs that mean the same on every process, and local copies of remote model bundles."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from fpig_core.bundle import CONFIG, WEIGHTS
 from pipelines import storage
+from pipelines.storage import absolute as absolute
 
 ORIGIN = "training.json"
 """Beside a bundle: how its training chose it, if it comes from a training run."""
-
-
-def absolute(url: str) -> str:
-    """``url``, with a relative path made absolute: workers have another current folder."""
-    storage.check_url(url)
-    return url if "://" in url else os.path.abspath(url)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ STAGES = {
     },
     "read": {
         "missing_shard": "the shard is gone",
+        "missing_video": "the video is gone",
         "short_read": "the shard ends before the sample",
         "changed_bytes": "the bytes are not those that were indexed",
     },
@@ -27,6 +28,7 @@ STAGES = {
         "no_frames": "the video stream holds no frame",
         "bad_stream": "the video stream cannot be decoded to its end",
         "empty_segment": "the segment lies outside the video",
+        "bad_frames": "the stored frames are damaged, or were made for a model that sees other pictures",
         "bad_image": "the image is not what its suffix says, or cannot be decoded to its end",
     },
     "encode": {

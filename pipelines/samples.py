@@ -10,13 +10,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipelines.manifest import IMAGE_SUFFIXES, OK, VIDEO_SUFFIXES, sample_uid
+from pipelines.manifest import FRAMES_SUFFIX, IMAGE_SUFFIXES, OK, VIDEO_SUFFIXES, sample_uid
 from pipelines.quarantine import SampleError
 from pipelines.tarwalk import Member, ShardError, TarWalk
 
 MAX_TEXT_BYTES = 1 << 20
 _TEXT_SUFFIXES = ("json", "txt")
-_SUFFIXES = {*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *_TEXT_SUFFIXES}
+_MOVING = (*VIDEO_SUFFIXES, FRAMES_SUFFIX)
+_SUFFIXES = {*_MOVING, *IMAGE_SUFFIXES, *_TEXT_SUFFIXES}
 _MAX_SECONDS = 1e9
 
 
@@ -42,7 +43,7 @@ class Sample:
     @property
     def shown(self) -> list[str]:
         """Suffixes of the videos, or without any of the images: there should be exactly one."""
-        return [suffix for suffix in self.media if suffix in VIDEO_SUFFIXES] or list(self.media)
+        return [suffix for suffix in self.media if suffix in _MOVING] or list(self.media)
 
     def reject(self, code: str, detail: str) -> None:
         if self.status == OK:
@@ -104,7 +105,7 @@ def collect_samples(chunks: Iterator[bytes]) -> tuple[list[Sample], int, ShardEr
 def _is_side_image(sample: Sample, samples: Mapping[str, Sample]) -> bool:
     """True of an image alone whose key, cut at the first dot as WebDataset does, is that of another sample."""
     folder, slash, name = sample.key.rpartition("/")
-    is_image_alone = not sample.text and not any(suffix in VIDEO_SUFFIXES for suffix in sample.media)
+    is_image_alone = not sample.text and not any(suffix in _MOVING for suffix in sample.media)
     return is_image_alone and "." in name and f"{folder}{slash}{name.partition('.')[0]}" in samples
 
 

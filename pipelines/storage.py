@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -38,6 +39,12 @@ def check_url(url: str) -> None:
             f"got {url!r}, wanted a path, file://, s3:// or memory://; "
             "copy the data to one of these (a local name with a colon needs ./ in front)"
         )
+
+
+def absolute(url: str) -> str:
+    """``url``, with a relative path made absolute: workers have another current folder."""
+    check_url(url)
+    return url if "://" in url else os.path.abspath(url)
 
 
 def join(url: str, *parts: str) -> str:
@@ -168,6 +175,28 @@ def upload(local_path: str | Path, url: str) -> None:
             draft.write(chunk)
 
 
+@contextlib.contextmanager
+def writing(url: str) -> Iterator[IO[bytes]]:
+    """A file to write an object of any size into; it appears at ``url`` at once, when the block ends well."""
+    filesystem, path = _resolve(url)
+    if _is_local(filesystem):
+        with _replacing(path) as draft:
+            yield draft
+        return
+    with tempfile.TemporaryDirectory(prefix="fpig-draft-") as folder:
+        local_path = Path(folder) / "draft"
+        with open(local_path, "wb") as draft:
+            yield draft
+        _retrying(filesystem.put_file, str(local_path), path)
+
+
+def remove_drafts(url: str) -> None:
+    """Remove what killed writers have left in a local folder. A writer that still lives there fails."""
+    filesystem, path = _resolve(url)
+    for folder in Path(path).rglob(f"{_DRAFT}*") if _is_local(filesystem) else ():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def list_files(url: str, *, suffix: str = "") -> list[str]:
     """All objects under a folder, at any depth, whose name ends in ``suffix``: sorted, [] without a folder."""
     filesystem, path = _resolve(url)
@@ -183,11 +212,25 @@ def list_stamps(url: str) -> dict[str, tuple[int, str]]:
     root = path.rstrip("/") + "/"
     found = _retrying(filesystem.find, path, detail=True)
     stamps = {
-        join(url, name[len(root) :]): (int(info["size"]), str(info.get("ETag") or info.get("mtime") or ""))
+        join(url, name[len(root) :]): _stamp(info)
         for name, info in found.items()
         if name.startswith(root) and _DRAFT not in name
     }
     return dict(sorted(stamps.items()))
+
+
+def stamp(url: str) -> tuple[int, str] | None:
+    """What ``list_stamps`` tells of one object, None if there is none or it is a folder."""
+    filesystem, path = _resolve(url)
+    try:
+        info = _retrying(filesystem.info, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if info["type"] == "directory" else _stamp(info)
+
+
+def _stamp(info: dict[str, Any]) -> tuple[int, str]:
+    return int(info["size"]), str(info.get("ETag") or info.get("mtime") or "")
 
 
 def _resolve(url: str) -> tuple[Any, str]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -21,13 +22,14 @@ def world(tmp_path_factory):
     return out
 
 
-def pack(world, out):
-    return write_shards.Args(videos=str(world / "videos"), captions=str(world / "captions.csv"), out=str(out))
+def pack(world, out, **options):
+    args = write_shards.Args(videos=str(world / "videos"), captions=str(world / "captions.csv"), out=str(out))
+    return dataclasses.replace(args, **options)
 
 
 def test_from_world_to_manifests(world, tmp_path):
     report = write_shards.main(pack(world, tmp_path))
-    assert report.summary["problems"] == []
+    assert (report.summary["num_rejected"], report.summary["doubts"]) == (0, [])
     assert report.next_command == f"python -m jobs.index_shards {tmp_path}"
     report = index_shards.main(index_shards.Args(root=str(tmp_path), max_rejected="0%"))
     assert report.exit_code == DONE
@@ -53,7 +55,7 @@ def test_stills_take_the_same_way(tmp_path):
     packed = write_shards.main(
         write_shards.Args(videos=str(tmp_path / "stills"), captions=str(tmp_path / "stills.csv"), out=shards)
     )
-    assert packed.summary["problems"] == []
+    assert (packed.summary["num_rejected"], packed.summary["doubts"]) == (0, [])
     report = index_shards.main(index_shards.Args(root=shards, max_rejected="0%"))
     assert report.exit_code == DONE
     assert {name: found["num_captioned"] for name, found in report.summary["sets"].items()} == {"train": 27, "val": 3}
@@ -63,6 +65,36 @@ def test_stills_take_the_same_way(tmp_path):
         frames = decode_sample(record, data, preprocess=Preprocess(num_frames=1, size=32))
         assert frames.shape == (1, 3, 32, 32)
     assert not make_synthetic.main(args).summary["written"]
+
+
+def test_relative_places_mean_the_current_folder(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("\n".join(str(path) for path in sorted((world / "videos").glob("*.mp4"))))
+    report = write_shards.main(dataclasses.replace(pack(world, "out"), videos="list.txt"))
+    assert (report.exit_code, report.summary["num_samples"]) == (DONE, 8)
+    again = write_shards.main(dataclasses.replace(pack(world, tmp_path / "out"), videos=str(tmp_path / "list.txt")))
+    assert "already there" in again.summary["train"]
+
+
+def test_what_is_left_out_is_listed_and_counted_against_the_budget(world, tmp_path):
+    (tmp_path / "t.csv").write_text((world / "captions.csv").read_text() + "gone.mp4,a caption,val,gone\n")
+    args = pack(world, tmp_path / "out", captions=str(tmp_path / "t.csv"), transcode=True, num_workers=1)
+    report = write_shards.main(args)
+    assert report.exit_code == OVER_BUDGET
+    lines = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    reasons = {line["video"]: (line["reason"], line["split"]) for line in lines}
+    assert reasons.pop("gone.mp4") == ("missing_video", "")
+    assert {split for _, split in reasons.values()} == {"test"}
+    assert len(reasons) == 2
+    assert (report.summary["num_samples"], report.summary["num_rejected"]) == (6, 3)
+    assert write_shards.main(dataclasses.replace(args, max_rejected="50%")).exit_code == DONE
+    indexed = index_shards.main(index_shards.Args(root=str(tmp_path / "out"), max_rejected="0%"))
+    assert {name: found["num_ok"] for name, found in indexed.summary["sets"].items()} == {
+        "test": 2,
+        "train": 3,
+        "val": 1,
+    }
+    assert indexed.exit_code == DONE
 
 
 def test_one_set_is_indexed_where_it_lies(world, tmp_path):

@@ -14,9 +14,9 @@ from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, manifest_digest, 
 from pipelines.quarantine import REASONS
 from pipelines.reader import read_videos
 from pipelines.samples import MAX_TEXT_BYTES, split_name
-from pipelines.shards import write_shards
 from pipelines.tarwalk import SHARD_REASONS
 from tests.pipelines.test_tarwalk import make_tar
+from tests.shards import write_set
 
 META = json.dumps({"video_id": "v", "captions": ["one", "two"], "start_s": 0.5, "end_s": 2}).encode()
 
@@ -226,7 +226,7 @@ def test_rows_follow_shards_and_members_for_any_number_of_threads(tmp_path):
 def test_written_shards_index_without_a_complaint(tmp_path):
     (tmp_path / "v.mp4").write_bytes(b"not even a video")
     url = f"memory://{uuid.uuid4().hex}"
-    write_shards([Record("v.mp4", "v", "all", ("é",), None, None)], url, videos_url=str(tmp_path))
+    write_set([Record("v.mp4", "v", "all", ("é",), None, None)], url, videos=tmp_path)
     report = index_shards(url)
     assert (report.num_ok, report.num_captioned, report.bad_shards, report.num_ignored) == (1, 1, [], 0)
     assert find_shards(url) == ["shard-000000.tar"]
@@ -238,9 +238,8 @@ def test_shards_go_through_an_object_store(tmp_path, s3_server):
         (tmp_path / name).write_bytes(data)
     records = [Record(name, name, "all", ("é",), None, None) for name in videos]
     url = storage.join(s3_server, uuid.uuid4().hex)
-    options = {"videos_url": str(tmp_path), "shard_bytes": 16_384}
-    assert write_shards(records, url, **options).num_shards == 2
-    assert not write_shards(records, url, **options).written
+    assert write_set(records, url, videos=tmp_path, shard_bytes=16_384).num_shards == 2
+    assert not write_set(records, url, videos=tmp_path, shard_bytes=16_384).written
     assert index_shards(url).num_ok == 6
     assert list(read_videos(load_manifest(url), range(6))) == list(videos.values())
 
