@@ -21,6 +21,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from jobs.text import plain
+
 DONE, FAILED, WRONG_USE, OVER_BUDGET = 0, 1, 2, 3
 
 JOBS = {
@@ -121,7 +123,7 @@ def show(report: Report, *, seconds: float) -> None:
     table = Table(show_header=False)
     for key, value in report.summary.items():
         if not isinstance(value, (dict, list)):
-            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+            table.add_row(plain(key), plain(f"{value:.4g}" if isinstance(value, float) else str(value)))
     table.add_row("seconds", f"{seconds:.1f}")
     console = Console()
     console.print(report.title, style="bold", soft_wrap=True, highlight=False, markup=False)

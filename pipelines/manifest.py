@@ -2,18 +2,18 @@
 
 import dataclasses
 import hashlib
-import json
+import itertools
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.manifest_file import DIGEST_KEY, join_digests, rows_digest, writing
 
 MANIFEST_NAME = "manifest.parquet"
-DIGEST_KEY = b"fpig.manifest_digest"
 OK = "ok"
 VIDEO_SUFFIXES = ("avi", "mkv", "mov", "mp4", "webm")
 IMAGE_SUFFIXES = ("jpeg", "jpg", "png", "webp")  # an image is a video of one frame
@@ -31,9 +31,19 @@ MANIFEST_SCHEMA = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
-        ("sha256", pa.string()),  # of the video's bytes; "" if they are not all there
+        ("sha256", pa.string()),  # of the video's bytes; "" if they are not all there, or were not read
         ("status", pa.string()),  # "ok" or a reason code
         ("reason", pa.string()),
+    ]
+)
+PROBED_SCHEMA = pa.schema(
+    [
+        *MANIFEST_SCHEMA,
+        ("codec", pa.string()),  # "h264"; of an image its format
+        ("width", pa.int32()),  # as stored, not turned upright
+        ("height", pa.int32()),
+        ("duration_s", pa.float64()),  # of the whole video, also where a segment is cut; null if it does not tell
+        ("probe", pa.string()),  # "ok", a reason code of the decode stage, "" if the sample was rejected before
     ]
 )
 
@@ -43,13 +53,24 @@ def sample_uid(shard: str, key: str) -> str:
     return hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:32]
 
 
+def shard_digest(rows: pa.Table) -> str:
+    """Digest of the rows of one shard. What probing adds does not count: it follows from the rest."""
+    return rows_digest(rows.select(MANIFEST_SCHEMA.names))
+
+
+def shard_runs(table: pa.Table) -> Iterator[pa.Table]:
+    """The rows of one shard after the other."""
+    shard = table.column("shard").to_pylist()
+    start = 0
+    for _, run in itertools.groupby(shard):
+        length = sum(1 for _ in run)
+        yield table.slice(start, length)
+        start += length
+
+
 def manifest_digest(table: pa.Table) -> str:
-    """sha256 over all rows in their order: the same samples in the same places give the same digest."""
-    digest = hashlib.sha256()
-    for batch in table.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            digest.update(json.dumps(list(row.values()), ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
-    return digest.hexdigest()
+    """Digest of the digests of all shards: the same samples in the same places give the same digest."""
+    return join_digests(shard_digest(rows) for rows in shard_runs(table))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,11 +102,10 @@ class Manifest:
 
 def save_manifest(root_url: str, table: pa.Table) -> Manifest:
     """Write ``manifest.parquet`` under ``root_url``; equal tables give equal bytes."""
-    digest = manifest_digest(table)
-    metadata = {DIGEST_KEY: digest.encode()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", row_group_size=1 << 16)
-    storage.write_bytes(storage.join(root_url, MANIFEST_NAME), sink.getvalue().to_pybytes())
+    with writing(storage.join(root_url, MANIFEST_NAME), table.schema) as writer:
+        for rows in shard_runs(table):
+            writer.write(rows, digest=shard_digest(rows))
+        digest = writer.close()
     return Manifest(table=table, digest=digest, root=root_url)
 
 
@@ -108,10 +128,15 @@ def load_manifest(url: str) -> Manifest:
 
 def _parse(data: bytes, url: str, remedy: str) -> tuple[pa.Table, str]:
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data))
     except pa.ArrowException as error:
         raise ValueError(f"got {url}, which is no Parquet file ({error}); {remedy}") from None
-    metadata: dict[Any, bytes] = table.schema.metadata or {}
-    if not table.schema.equals(MANIFEST_SCHEMA) or DIGEST_KEY not in metadata:
-        raise ValueError(f"got {url} with columns {table.column_names}, wanted a manifest of this version; {remedy}")
-    return table, metadata[DIGEST_KEY].decode()
+    metadata: dict[bytes, bytes] = file.metadata.metadata or {}
+    if not is_manifest(file.schema_arrow) or DIGEST_KEY not in metadata:
+        names = file.schema_arrow.names
+        raise ValueError(f"got {url} with columns {names}, wanted a manifest of this version; {remedy}")
+    return file.read(), metadata[DIGEST_KEY].decode()
+
+
+def is_manifest(schema: pa.Schema) -> bool:
+    return schema.equals(MANIFEST_SCHEMA) or schema.equals(PROBED_SCHEMA)

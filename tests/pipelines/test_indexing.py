@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import storage
 from pipelines.annotations import Record
-from pipelines.indexing import find_shards, index_shards
+from pipelines.indexing import IndexSettings, find_shards, index_shards
 from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, manifest_digest, sample_uid
 from pipelines.quarantine import REASONS
 from pipelines.reader import read_videos
@@ -217,7 +217,9 @@ def test_the_digest_names_the_content_not_the_place(tmp_path):
 def test_rows_follow_shards_and_members_for_any_number_of_threads(tmp_path):
     for number in range(7):
         (tmp_path / f"{number}.tar").write_bytes(make_tar([(f"{number}{i}.mp4", os.urandom(9)) for i in range(5)]))
-    digests = {index_shards(str(tmp_path), num_threads=threads).digest for threads in (1, 3)}
+    digests = {
+        index_shards(str(tmp_path), IndexSettings(num_workers=threads, incremental=False)).digest for threads in (1, 3)
+    }
     assert len(digests) == 1
     keys = load_manifest(str(tmp_path)).table.column("key").to_pylist()
     assert keys == [f"{number}{i}" for number in range(7) for i in range(5)]
