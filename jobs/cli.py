@@ -29,6 +29,7 @@ JOBS = {
     "make_synthetic": "make a small world of captioned H.264 videos",
     "write_shards": "pack a folder of videos and a table of captions into WebDataset shards",
     "index_shards": "write the manifest of a shard set and report what is wrong with it",
+    "inspect_shard": "show the samples of one shard, what is wrong with them and what to do",
     "pretrain_clip": "train the small CLIP that the demo starts from",
     "train": "train a retrieval model on a Ray cluster",
     "embed_corpus": "embed every video of a manifest, exactly once",
