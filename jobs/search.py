@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cluster.tracking import NO_TRACKING
 from fpig_core.bundle import Bundle
@@ -21,6 +20,7 @@ from jobs.models import (
     read_rerank_columns,
     reranker_of,
 )
+from jobs.text import plain
 from pipelines.corpus import Corpus, read_corpus
 from pipelines.manifest import Manifest
 
@@ -117,11 +117,6 @@ def show_results(query: str, results: list[dict[str, Any]], *, num_videos: int) 
             plain("\n".join(result["captions"]) or "(no caption)"),
         )
     Console().print(table)
-
-
-def plain(text: str) -> Text:
-    """Text from outside: no markup, and no control characters that a terminal would obey."""
-    return Text("".join(char if char.isprintable() or char == "\n" else " " for char in text))
 
 
 def cli() -> None:

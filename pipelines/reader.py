@@ -175,8 +175,9 @@ def _verified(sample: Row, video: bytes, header: bytes) -> Video:
         return SampleError("short_read", f"{shard}: got {len(video)} of {size} bytes at {sample['video_offset']}")
     if header and _announces(header, sample):
         return video
-    if not sample["sha256"] and _may_announce(header, sample):
-        return video
+    if not sample["sha256"]:
+        other = SampleError("changed_bytes", f"{shard}: another header, or none, before {sample['video_offset']}")
+        return video if _may_announce(header, sample) else other
     digest = hashlib.sha256(video).hexdigest()
     if digest != sample["sha256"]:
         return SampleError("changed_bytes", f"{shard}: sha256 {digest[:16]}…, indexed {sample['sha256'][:16]}…")
