@@ -21,7 +21,8 @@ from jobs.text import plain
 from pipelines import storage
 from pipelines.decode import decode_sample
 from pipelines.limits import VideoLimits
-from pipelines.manifest import IMAGE_SUFFIXES, OK
+from pipelines.manifest import IMAGE_SUFFIXES
+from pipelines.manifest_file import OK
 from pipelines.probe import Probe, probe_media
 from pipelines.quarantine import REASONS, SampleError
 from pipelines.samples import NOTES, Found, Sample

@@ -1,20 +1,19 @@
 """The manifest: one row per sample of a shard set, and one digest that names the set."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.manifest_file import DIGEST_KEY, join_digests, rows_digest, writing
+from pipelines.manifest_file import join_digests, rows_digest, writing
+from pipelines.row_groups import RowGroups
 
 MANIFEST_NAME = "manifest.parquet"
-OK = "ok"
 VIDEO_SUFFIXES = ("avi", "mkv", "mov", "mp4", "webm")
 IMAGE_SUFFIXES = ("jpeg", "jpg", "png", "webp")  # an image is a video of one frame
 
@@ -75,29 +74,66 @@ def manifest_digest(table: pa.Table) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """``table`` follows ``MANIFEST_SCHEMA``; ``root`` is the folder the shard paths are relative to."""
+    """A manifest by its place; rows are read when they are asked for, so that it costs nothing to send it to workers.
 
-    table: pa.Table
+    Rows follow ``MANIFEST_SCHEMA`` or ``PROBED_SCHEMA``; ``root`` is the folder the shard paths are relative to.
+    """
+
+    url: str
     digest: str
     root: str
+    stamp: tuple[int, str] = dataclasses.field(default=(0, ""), compare=False)
+    """Which object it was when it was found: one written later is not mistaken for it in a cache."""
 
     @property
     def num_rows(self) -> int:
-        return self.table.num_rows
+        return self._groups.num_rows
 
-    @cached_property
-    def ok(self) -> np.ndarray:
-        """bool [num_rows]: the samples whose status is ok."""
-        return np.asarray(self.table.column("status").to_pylist(), dtype=object) == OK
+    @property
+    def num_ok(self) -> int:
+        """Samples whose status is ok."""
+        return self._groups.num_ok
 
-    @cached_property
-    def captioned(self) -> np.ndarray:
-        """bool [num_rows]: the samples that are ok and have at least one caption, fit for training."""
-        counts = self.table.column("captions").combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-        return self.ok & (counts > 0)
+    @property
+    def num_captioned(self) -> int:
+        """Samples that are ok and have at least one caption, fit for training."""
+        return self._groups.num_captioned
+
+    def take(self, rows: Sequence[int] | np.ndarray, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows with these numbers, in this order."""
+        return self._groups.take(rows, columns=columns)
+
+    def slice(self, start: int, stop: int, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows [start, stop)."""
+        return self._groups.slice(start, stop, columns=columns)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of all rows, piece by piece."""
+        return self._groups.batches(columns)
+
+    def captioned_rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Row numbers of captioned samples, given by their numbers among these: int64."""
+        return self._groups.captioned_rows(numbers)
 
     def shard_url(self, shard: str) -> str:
         return storage.join(self.root, shard)
+
+    @property
+    def table(self) -> pa.Table:
+        """All rows at once, for sets that fit into memory."""
+        return pa.concat_tables([self._groups.schema.empty_table(), *self.batches(self._groups.schema.names)])
+
+    @property
+    def _groups(self) -> RowGroups:
+        return _open(self.url, self.digest, self.stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _open(url: str, digest: str, _stamp: tuple[int, str]) -> RowGroups:
+    groups = RowGroups(url)
+    if groups.digest != digest:
+        raise ValueError(f"got manifest {groups.digest} at {url}, wanted {digest}: it was written anew; start again")
+    return groups
 
 
 def save_manifest(root_url: str, table: pa.Table) -> Manifest:
@@ -105,12 +141,12 @@ def save_manifest(root_url: str, table: pa.Table) -> Manifest:
     with writing(storage.join(root_url, MANIFEST_NAME), table.schema) as writer:
         for rows in shard_runs(table):
             writer.write(rows, digest=shard_digest(rows))
-        digest = writer.close()
-    return Manifest(table=table, digest=digest, root=root_url)
+        writer.close()
+    return load_manifest(root_url)
 
 
 def load_manifest(url: str) -> Manifest:
-    """Load ``manifest.parquet`` by its own URL or by that of its folder.
+    """Find ``manifest.parquet`` by its own URL or by that of its folder.
 
     Raises:
         ValueError: there is none, or the file is not a manifest of this version.
@@ -119,23 +155,15 @@ def load_manifest(url: str) -> Manifest:
     file_url, root = (url, storage.parent(url)) if is_file else (storage.join(url, MANIFEST_NAME), url)
     remedy = f"run: python -m jobs.index_shards {root}"
     try:
-        data = storage.read_bytes(file_url)
+        groups = RowGroups(file_url)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"got no manifest at {file_url}; {remedy}") from None
-    table, digest = _parse(data, file_url, remedy)
-    return Manifest(table=table, digest=digest, root=root)
-
-
-def _parse(data: bytes, url: str, remedy: str) -> tuple[pa.Table, str]:
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data))
     except pa.ArrowException as error:
-        raise ValueError(f"got {url}, which is no Parquet file ({error}); {remedy}") from None
-    metadata: dict[bytes, bytes] = file.metadata.metadata or {}
-    if not is_manifest(file.schema_arrow) or DIGEST_KEY not in metadata:
-        names = file.schema_arrow.names
-        raise ValueError(f"got {url} with columns {names}, wanted a manifest of this version; {remedy}")
-    return file.read(), metadata[DIGEST_KEY].decode()
+        raise ValueError(f"got {file_url}, which is no Parquet file ({error}); {remedy}") from None
+    if not is_manifest(groups.schema) or not groups.digest:
+        names = groups.schema.names
+        raise ValueError(f"got {file_url} with columns {names}, wanted a manifest of this version; {remedy}")
+    return Manifest(url=file_url, digest=groups.digest, root=root, stamp=groups.stamp)
 
 
 def is_manifest(schema: pa.Schema) -> bool:

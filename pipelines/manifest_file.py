@@ -1,15 +1,10 @@
-"""The Parquet file of a manifest: row groups of bounded size, written as the rows come and read one by one.
-
-Neither side ever holds all rows: the writer keeps what does not fill a row group yet, the reader a few row groups.
-"""
+"""Write the Parquet file of a manifest as the rows come, in row groups of bounded size; ``row_groups`` reads it."""
 
 import contextlib
 import hashlib
 import json
 import tempfile
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +13,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.ranges import RangeFile
 
+OK = "ok"
 DIGEST_KEY = b"fpig.manifest_digest"
-GROUP_ROWS = 1 << 14
+COUNTS_KEY = b"fpig.row_groups"
+"""Metadata: for each row group the numbers of its samples that are ok and that are captioned, as JSON."""
+GROUP_ROWS = 1 << 16
 GROUP_BYTES = 16 << 20
 _ROW_BYTES = 300  # of all columns but the captions, about
+
+
+def is_ok(rows: pa.Table) -> np.ndarray:
+    """bool [rows]: the samples whose status is ok."""
+    return pc.call_function("equal", [rows["status"], pa.scalar(OK)]).to_numpy().astype(bool)
+
+
+def is_captioned(rows: pa.Table) -> np.ndarray:
+    """bool [rows]: the samples that are ok and have at least one caption, fit for training."""
+    counts = pc.call_function("list_value_length", [rows["captions"]]).fill_null(0).to_numpy()
+    return is_ok(rows) & (counts > 0)
 
 
 def rows_digest(table: pa.Table) -> str:
@@ -47,11 +55,12 @@ class ManifestWriter:
     """Takes the rows of one shard after the other. Equal rows give equal bytes, however they were cut."""
 
     def __init__(self, path: Path, schema: pa.Schema):
-        self._file = pq.ParquetWriter(path, schema, compression="zstd")
+        self._file = pq.ParquetWriter(path, schema, compression="zstd", write_statistics=False)
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._room_rows, self._room_bytes = GROUP_ROWS, GROUP_BYTES
         self._digests: list[str] = []
+        self._counts: list[tuple[int, int]] = []
 
     def write(self, rows: pa.Table, *, digest: str) -> None:
         """Add the rows of one shard, whose ``rows_digest`` is known. A shard without rows changes nothing."""
@@ -79,14 +88,18 @@ class ManifestWriter:
         """Finish the file -> digest of all rows."""
         self._flush()
         digest = join_digests(self._digests)
-        self._file.add_key_value_metadata({DIGEST_KEY.decode(): digest})
+        self._file.add_key_value_metadata(
+            {DIGEST_KEY.decode(): digest, COUNTS_KEY.decode(): json.dumps(self._counts, separators=(",", ":"))}
+        )
         self._file.close()
         return digest
 
     def _flush(self) -> None:
         if self._waiting:
             # One chunk, for encodings depend on where chunks end.
-            self._file.write_table(pa.concat_tables(self._waiting).combine_chunks(), row_group_size=GROUP_ROWS)
+            group = pa.concat_tables(self._waiting).combine_chunks()
+            self._file.write_table(group, row_group_size=GROUP_ROWS)
+            self._counts.append((int(is_ok(group).sum()), int(is_captioned(group).sum())))
         self._waiting = []
         self._room_rows, self._room_bytes = GROUP_ROWS, GROUP_BYTES
 
@@ -107,65 +120,3 @@ def writing(url: str, schema: pa.Schema) -> Iterator[ManifestWriter]:
         path = Path(folder) / "manifest.parquet"
         yield ManifestWriter(path, schema)
         storage.upload(path, url)
-
-
-class RowGroups:
-    """Rows of a Parquet file by their numbers, through a cache of the last ``max_groups`` row groups used.
-
-    Raises:
-        FileNotFoundError: no such object.
-        pa.ArrowException: it is no Parquet file.
-    """
-
-    def __init__(self, url: str, *, max_groups: int = 8):
-        self._file = pq.ParquetFile(RangeFile(url), pre_buffer=True)
-        self.schema: pa.Schema = self._file.schema_arrow
-        self.metadata: dict[bytes, bytes] = self._file.metadata.metadata or {}
-        sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
-        self._end = np.cumsum(sizes, dtype=np.int64)
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
-        self._max_groups = max_groups
-        self._lock = threading.Lock()
-
-    @property
-    def num_rows(self) -> int:
-        return self._file.metadata.num_rows
-
-    @property
-    def num_groups(self) -> int:
-        return len(self._end)
-
-    def slice(self, start: int, stop: int) -> pa.Table:
-        """Rows [start, stop)."""
-        first, last = np.searchsorted(self._end, [start, max(start, stop - 1)], side="right").tolist()
-        if start >= stop:
-            return self.schema.empty_table()
-        whole = pa.concat_tables([self.group(number) for number in range(first, last + 1)])
-        return whole.slice(start - self._start_of(first), stop - start)
-
-    def take(self, rows: Sequence[int] | np.ndarray) -> pa.Table:
-        """The rows with these numbers, in this order; each row group is read once."""
-        row = np.asarray(rows, dtype=np.int64)
-        if not len(row):
-            return self.schema.empty_table()
-        number = np.searchsorted(self._end, row, side="right")
-        order = np.argsort(number, kind="stable")
-        parts = []
-        for group in np.unique(number).tolist():
-            inside = order[number[order] == group]
-            parts.append(self.group(group).take(pa.array(row[inside] - self._start_of(group))))
-        return pa.concat_tables(parts).take(pa.array(np.argsort(order)))
-
-    def group(self, number: int) -> pa.Table:
-        """One row group."""
-        with self._lock:
-            if number in self._cache:
-                self._cache.move_to_end(number)
-            else:
-                self._cache[number] = self._file.read_row_group(number)
-                if len(self._cache) > self._max_groups:
-                    self._cache.popitem(last=False)
-            return self._cache[number]
-
-    def _start_of(self, number: int) -> int:
-        return int(self._end[number - 1]) if number else 0

@@ -12,11 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-import pyarrow as pa
-
 from pipelines import storage
 from pipelines.limits import VideoLimits
-from pipelines.manifest import OK, Manifest
+from pipelines.manifest import Manifest
+from pipelines.manifest_file import OK
 from pipelines.quarantine import SampleError
 
 Row = dict[str, Any]
@@ -61,7 +60,7 @@ def read_videos(
     Raises, while iterating:
         OSError: the store refuses or does not answer. An outage says nothing about a sample, so it rejects none.
     """
-    samples = manifest.table.select(_COLUMNS).take(pa.array(rows, pa.int64())).to_pylist()
+    samples = manifest.take(rows, columns=_COLUMNS).to_pylist()
     if storage.local_path(manifest.root) is not None:
         yield from _read_files(manifest, samples, verify=verify, limits=limits)
         return

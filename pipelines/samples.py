@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from pipelines.bytesource import ByteSource
 from pipelines.describe import describe, printable
-from pipelines.manifest import IMAGE_SUFFIXES, OK, VIDEO_SUFFIXES, sample_uid
+from pipelines.manifest import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sample_uid
+from pipelines.manifest_file import OK
 from pipelines.quarantine import SampleError
 from pipelines.tarwalk import Member, ShardError, TarWalk
 

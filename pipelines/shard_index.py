@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.bytesource import RangeSource, StreamSource
-from pipelines.manifest import MANIFEST_SCHEMA, OK, PROBED_SCHEMA, shard_digest
+from pipelines.manifest import MANIFEST_SCHEMA, PROBED_SCHEMA, shard_digest
+from pipelines.manifest_file import OK
 from pipelines.probe import Probe, probe_media
 from pipelines.samples import Found, collect_samples
 from pipelines.shard_state import ShardState

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.manifest import MANIFEST_NAME, is_manifest
-from pipelines.manifest_file import DIGEST_KEY, RowGroups
+from pipelines.manifest_file import DIGEST_KEY
+from pipelines.row_groups import RowGroups
 from pipelines.samples import Note
 from pipelines.tarwalk import ShardError
 
@@ -96,16 +97,15 @@ def load_known(root_url: str) -> KnownShards:
     except (FileNotFoundError, NotADirectoryError, pa.ArrowException):
         return KnownShards()
     metadata: dict[bytes, bytes] = file.metadata.metadata or {}
-    digest = groups.metadata.get(DIGEST_KEY, b"")
     is_ours = metadata.get(_VERSION_KEY) == _VERSION and file.schema_arrow.equals(_SCHEMA)
-    if not is_ours or not is_manifest(groups.schema) or metadata.get(DIGEST_KEY) != digest:
+    if not is_ours or not is_manifest(groups.schema) or metadata.get(DIGEST_KEY, b"").decode() != groups.digest:
         return KnownShards()
     states = [
         ShardState(**(row | {"notes": tuple(Note(**note) for note in row["notes"])})) for row in file.read().to_pylist()
     ]
     if sum(state.num_rows for state in states) != groups.num_rows:
         return KnownShards()
-    return KnownShards(states, groups, digest=digest.decode())
+    return KnownShards(states, groups, digest=groups.digest)
 
 
 def save_states(root_url: str, states: Sequence[ShardState], *, digest: str) -> None:

@@ -183,11 +183,21 @@ def list_stamps(url: str) -> dict[str, tuple[int, str]]:
     root = path.rstrip("/") + "/"
     found = _retrying(filesystem.find, path, detail=True)
     stamps = {
-        join(url, name[len(root) :]): (int(info["size"]), str(info.get("ETag") or info.get("mtime") or ""))
+        join(url, name[len(root) :]): _stamp(info)
         for name, info in found.items()
         if name.startswith(root) and _DRAFT not in name
     }
     return dict(sorted(stamps.items()))
+
+
+def stamp(url: str) -> tuple[int, str]:
+    """The same of one object. Raises FileNotFoundError."""
+    filesystem, path = _resolve(url)
+    return _stamp(_retrying(filesystem.info, path))
+
+
+def _stamp(info: dict[str, Any]) -> tuple[int, str]:
+    return int(info["size"]), str(info.get("ETag") or info.get("mtime") or "")
 
 
 def _resolve(url: str) -> tuple[Any, str]:

@@ -37,7 +37,7 @@ def test_from_world_to_manifests(world, tmp_path):
         "train": 3,
         "val": 1,
     }
-    assert load_manifest(str(tmp_path / "test")).captioned.sum() == 4
+    assert load_manifest(str(tmp_path / "test")).num_captioned == 4
     json.dumps(report.summary)
 
 

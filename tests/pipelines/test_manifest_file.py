@@ -9,7 +9,8 @@ import pytest
 
 from pipelines import manifest_file
 from pipelines.manifest import MANIFEST_SCHEMA, manifest_digest, save_manifest, shard_digest
-from pipelines.manifest_file import RowGroups, writing
+from pipelines.manifest_file import writing
+from pipelines.row_groups import RowGroups
 
 
 def make_table(num_rows, *, seed=0, rows_a_shard=7):
@@ -66,19 +67,6 @@ def test_a_row_larger_than_a_group_has_its_own(tmp_path):
     groups = RowGroups(str(tmp_path / "manifest.parquet"))
     assert [groups.group(number).num_rows for number in range(groups.num_groups)] == [2, 1, 2]
     assert groups.slice(0, 5).to_pylist() == rows
-
-
-@pytest.mark.usefixtures("small_groups")
-@pytest.mark.parametrize("max_groups", [1, 3, 100])
-def test_rows_by_number_are_those_of_the_table(tmp_path, max_groups):
-    table, rng = make_table(150), np.random.default_rng(1)
-    save_manifest(str(tmp_path), table)
-    groups, rows = RowGroups(str(tmp_path / "manifest.parquet"), max_groups=max_groups), table.to_pylist()
-    for _ in range(20):
-        numbers = rng.integers(0, 150, rng.integers(0, 40))
-        assert groups.take(numbers).to_pylist() == [rows[number] for number in numbers]
-        start, stop = sorted(rng.integers(0, 151, 2).tolist())
-        assert groups.slice(start, stop).to_pylist() == rows[start:stop]
 
 
 def test_the_digest_names_shards_and_their_order():
