@@ -50,7 +50,7 @@ def draw_contact_sheet(pictures: Sequence[TokenPicture], *, heading: str) -> Ima
     top = MARGIN + round(TITLE_PX * LINE_HEIGHT) + ROW_GAP // 2
     height = top + sum(row.height + ROW_GAP for row in rows) + MARGIN - ROW_GAP
     sheet = Image.new("RGB", (width, height), BACKGROUND)
-    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), heading, fill=INK, font=_font(TITLE_PX))
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), heading, fill=INK, font=font(TITLE_PX))
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height + ROW_GAP
@@ -78,18 +78,18 @@ def _draw_row(picture: TokenPicture, *, grid: int, frame_px: int, width: int) ->
     text_top = frames_top + num_lines * line_px
     row = Image.new("RGB", (width, text_top + len(caption_lines) * text_px + small_px), BACKGROUND)
     draw = ImageDraw.Draw(row)
-    draw.text((MARGIN, 0), picture.title, fill=FAINT_INK, font=_font(SMALL_PX))
+    draw.text((MARGIN, 0), picture.title, fill=FAINT_INK, font=font(SMALL_PX))
     for i in range(num_frames):
         left = MARGIN + i % FRAMES_A_LINE * (frame_px + GAP)
         top = frames_top + i // FRAMES_A_LINE * line_px
         row.paste(_draw_frame(picture.frame_F3HW[i], picture.kept_FP[i], grid=grid, frame_px=frame_px), (left, top))
         number = int(picture.kept_FP[i].sum())
         place, colour = (left + frame_px / 2, top + frame_px + 4), INK if number else FAINT_INK
-        draw.text(place, f"frame {i + 1}: {number} kept", fill=colour, font=_font(SMALL_PX), anchor="ma")
+        draw.text(place, f"frame {i + 1}: {number} kept", fill=colour, font=font(SMALL_PX), anchor="ma")
     for i, line in enumerate(caption_lines):
-        draw.text((MARGIN, text_top + i * text_px), line, fill=INK, font=_font(TEXT_PX))
+        draw.text((MARGIN, text_top + i * text_px), line, fill=INK, font=font(TEXT_PX))
     total = f"{int(picture.kept_FP.sum())} of {num_frames * num_patches} patches kept"
-    draw.text((MARGIN, text_top + len(caption_lines) * text_px), total, fill=FAINT_INK, font=_font(SMALL_PX))
+    draw.text((MARGIN, text_top + len(caption_lines) * text_px), total, fill=FAINT_INK, font=font(SMALL_PX))
     return row
 
 
@@ -104,5 +104,5 @@ def _draw_frame(frame_3HW: np.ndarray, kept_P: np.ndarray, *, grid: int, frame_p
     return frame
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)

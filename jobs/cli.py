@@ -21,6 +21,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from jobs.text import plain
+
 DONE, FAILED, WRONG_USE, OVER_BUDGET = 0, 1, 2, 3
 
 JOBS = {
@@ -28,6 +30,7 @@ JOBS = {
     "write_shards": "pack a folder of videos and a table of captions into WebDataset shards",
     "index_shards": "write the manifest of a shard set and report what is wrong with it",
     "cache_frames": "decode the videos of a manifest once, for training that visits them often",
+    "inspect_shard": "show the samples of one shard, what is wrong with them and what to do",
     "pretrain_clip": "train the small CLIP that the demo starts from",
     "train": "train a retrieval model on a Ray cluster",
     "embed_corpus": "embed every video of a manifest, exactly once",
@@ -122,7 +125,7 @@ def show(report: Report, *, seconds: float) -> None:
     table = Table(show_header=False)
     for key, value in report.summary.items():
         if not isinstance(value, (dict, list)):
-            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+            table.add_row(plain(key), plain(f"{value:.4g}" if isinstance(value, float) else str(value)))
     table.add_row("seconds", f"{seconds:.1f}")
     console = Console()
     console.print(report.title, style="bold", soft_wrap=True, highlight=False, markup=False)

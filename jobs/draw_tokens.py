@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from jobs.models import model_folder
 from pipelines import storage
 from pipelines.decode import decode_sample
 from pipelines.manifest import Manifest, load_manifest
+from pipelines.manifest_file import is_ok
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
 
@@ -68,23 +71,33 @@ def choose_rows(manifest: Manifest, video_ids: tuple[str, ...], *, num_videos: i
     Raises:
         ValueError: a video that isn't in the manifest, or no usable video.
     """
-    usable = [int(row) for row in np.flatnonzero(manifest.ok)]
+    usable = usable_videos(manifest)
     if not video_ids:
-        if not usable or num_videos < 1:
-            raise ValueError(f"got {len(usable)} usable videos in {manifest.root} and num_videos={num_videos}")
-        return usable[:num_videos]
-    names = manifest.table.column("video_id").to_pylist()
-    row_of = {names[row]: row for row in reversed(usable)}
+        if not manifest.num_ok or num_videos < 1:
+            raise ValueError(f"got {manifest.num_ok} usable videos in {manifest.root} and num_videos={num_videos}")
+        return [row for row, _ in itertools.islice(usable, num_videos)]
+    row_of: dict[str, int] = {}
+    for row, name in usable:
+        if name in video_ids:
+            row_of.setdefault(name, row)
     if unknown := [name for name in video_ids if name not in row_of]:
         raise ValueError(f"got video id {unknown[0]!r}, which is not a usable video of {manifest.root}")
     return [row_of[name] for name in video_ids]
 
 
+def usable_videos(manifest: Manifest) -> Iterator[tuple[int, str]]:
+    """Row and video id of every sample whose status is ok."""
+    start = 0
+    for rows in manifest.batches(["status", "video_id"]):
+        for row in np.flatnonzero(is_ok(rows)).tolist():
+            yield start + row, rows["video_id"][row].as_py()
+        start += rows.num_rows
+
+
 def draw_rows(model: FPig, manifest: Manifest, rows: list[int]) -> tuple[list[TokenPicture], list[str]]:
     """A picture of each readable video, and the reasons of the others."""
     pictures, rejected = [], []
-    for row, data in zip(rows, read_videos(manifest, rows), strict=True):
-        sample = manifest.table.slice(row, 1).to_pylist()[0]
+    for sample, data in zip(manifest.take(rows).to_pylist(), read_videos(manifest, rows), strict=True):
         try:
             pictures.append(draw_video(model, sample, data))
         except SampleError as error:

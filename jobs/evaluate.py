@@ -103,10 +103,10 @@ def choose_queries(corpus: Corpus, manifest: Manifest, *, queries: str) -> tuple
         ValueError: no embedded video has a caption.
     """
     embedded = set(corpus.uids)
-    columns = (manifest.table.column(name).to_pylist() for name in ("uid", "captions"))
     chosen = [
         (uid, caption)
-        for uid, captions in zip(*columns, strict=True)
+        for rows in manifest.batches(["uid", "captions"])
+        for uid, captions in zip(rows["uid"].to_pylist(), rows["captions"].to_pylist(), strict=True)
         if uid in embedded
         for caption in (captions or [])[: 1 if queries == "first" else None]
     ]

@@ -24,7 +24,7 @@ def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Pl
     Raises:
         ValueError: a shard set has no captioned sample.
     """
-    counts = {phase: int(manifest.captioned.sum()) for phase, manifest in manifests.items()}
+    counts = {phase: manifest.num_captioned for phase, manifest in manifests.items()}
     for phase, manifest in manifests.items():
         if not counts[phase]:
             raise ValueError(f"got no captioned video in {manifest.root}; data.{phase} needs some")

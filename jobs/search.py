@@ -1,12 +1,14 @@
 """``search``: find videos of a corpus by text."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cluster.tracking import NO_TRACKING
 from fpig_core.bundle import Bundle
@@ -21,6 +23,7 @@ from jobs.models import (
     read_rerank_columns,
     reranker_of,
 )
+from jobs.text import plain
 from pipelines.corpus import Corpus, read_corpus
 from pipelines.manifest import Manifest
 
@@ -58,11 +61,12 @@ def main(args: Args) -> Report:
     if not corpus.uids:
         raise ValueError(f"the corpus at {args.corpus} holds no video: all samples of its manifest were rejected")
     bundle, _ = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
-    captions = read_captions(load_manifest_of(corpus.meta, manifest=args.manifest))
+    manifest = load_manifest_of(corpus.meta, manifest=args.manifest)
     query_1D = encode_queries(bundle, [args.query])
     scores, positions = ExactIndex(corpus.vectors).search(query_1D, args.rerank_top or args.top)
     if args.rerank_top:
         scores, positions = rerank_found(args, bundle, corpus, positions)
+    captions = read_captions(manifest, [corpus.uids[i] for i in positions[0, : args.top]])
     results = describe(corpus, scores[0, : args.top], positions[0, : args.top], captions=captions)
     show_results(args.query, results, num_videos=len(corpus.uids))
     summary = {"query": args.query, "num_videos": len(corpus.uids), "model_id": bundle.model_id}
@@ -70,10 +74,13 @@ def main(args: Args) -> Report:
     return Report(title=f"Search of {args.corpus}", summary=summary)
 
 
-def read_captions(manifest: Manifest) -> dict[str, list[str]]:
-    """Captions by uid."""
-    columns = (manifest.table.column(name).to_pylist() for name in ("uid", "captions"))
-    return {uid: captions or [] for uid, captions in zip(*columns, strict=True)}
+def read_captions(manifest: Manifest, uids: Sequence[str]) -> dict[str, list[str]]:
+    """Captions of some samples by uid."""
+    found, wanted = {}, pc.SetLookupOptions(pa.array(uids, pa.string()))
+    for rows in manifest.batches(["uid", "captions"]):
+        chosen = rows.filter(pc.call_function("is_in", [rows["uid"]], wanted))
+        found |= {row["uid"]: row["captions"] or [] for row in chosen.to_pylist()}
+    return found
 
 
 def rerank_found(args: Args, bundle: Bundle, corpus: Corpus, position_1K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,11 +124,6 @@ def show_results(query: str, results: list[dict[str, Any]], *, num_videos: int) 
             plain("\n".join(result["captions"]) or "(no caption)"),
         )
     Console().print(table)
-
-
-def plain(text: str) -> Text:
-    """Text from outside: no markup, and no control characters that a terminal would obey."""
-    return Text("".join(char if char.isprintable() or char == "\n" else " " for char in text))
 
 
 def cli() -> None:

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import ray
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -129,7 +128,7 @@ def main(args: Args) -> Report:
     source = StreamSource(
         plan=plan,
         preprocess=model.preprocess,
-        manifests={phase: ray.put(manifest) for phase, manifest in manifests.items()},
+        manifests=manifests,
         block_rows=block_rows,
     )
     with output_run(task.run_url, tracking=args.tracking, name=args.name) as tracker:

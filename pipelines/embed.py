@@ -135,7 +135,7 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
     require_same(out_url, spec)
     parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
     return EmbedPlan(
-        manifest=dataclasses.replace(manifest, root=absolute(manifest.root)),
+        manifest=dataclasses.replace(manifest, url=absolute(manifest.url), root=absolute(manifest.root)),
         model_url=model_url,
         out_url=out_url,
         spec=spec,
@@ -157,7 +157,7 @@ def embed_parts(plan: EmbedPlan, settings: EmbedSettings) -> Iterator[PartCount]
 def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bool = True) -> Dataset:
     """The stream of receipts, not started yet. Without ``preserve_order`` the parts would not be what they claim."""
     work = Work(
-        manifest=_without_captions(plan.manifest),
+        manifest=plan.manifest,
         rows=np.concatenate([np.arange(part.start, part.stop) for part in plan.missing]),
         part_at={part.start: part for part in plan.missing},
         spec=plan.spec,
@@ -218,8 +218,3 @@ def _context(*, preserve_order: bool) -> DataContext:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return context
-
-
-def _without_captions(manifest: Manifest) -> Manifest:
-    """Workers read videos only: what they don't need is not sent to them."""
-    return dataclasses.replace(manifest, table=manifest.table.drop_columns(["captions"]))

@@ -43,7 +43,7 @@ def decode_rows(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     """Positions (``id``) -> ``row``, ``reason`` ("" if usable), ``detail`` and ``frames`` uint8 [rows, F, 3, H, W]."""
     work: Work = ray.get(refs[0])
     row_B = work.rows[batch["id"]]
-    sample = work.manifest.table.take(row_B).to_pylist()
+    sample = work.manifest.take(row_B).to_pylist()
     size, num_frames = work.preprocess.size, work.preprocess.num_frames
     frame_BF3HW = np.zeros((len(row_B), num_frames, 3, size, size), np.uint8)
     reason, detail = [""] * len(row_B), [""] * len(row_B)
@@ -77,9 +77,9 @@ def write_part(batch: Rows, *, refs: Sequence[Any]) -> Rows:
         "detail": batch["detail"][~ok].tolist(),
     }
     values = {column.name: batch[column.name][ok] for column in work.spec.columns}
-    table = work.manifest.table
-    storage.write_bytes(part.quarantine_url(work.out_url), quarantine_bytes(work.spec, table.take(row_B[~ok]), why))
-    storage.write_bytes(part.url(work.out_url), part_bytes(work.spec, table.take(row_B[ok]), values))
+    take = work.manifest.take
+    storage.write_bytes(part.quarantine_url(work.out_url), quarantine_bytes(work.spec, take(row_B[~ok]), why))
+    storage.write_bytes(part.url(work.out_url), part_bytes(work.spec, take(row_B[ok]), values))
     return _receipt(PartCount(name=part.name, num_embedded=int(ok.sum()), rejected=Counter(rejected)))
 
 

@@ -1,19 +1,49 @@
-"""Build the manifest of a shard set: every shard is streamed once, and everything wrong with it is told."""
+"""Build the manifest of a shard set: every new or changed shard is read once, and everything wrong with it is told."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import functools
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.manifest import MANIFEST_SCHEMA, OK, save_manifest
-from pipelines.samples import collect_samples
-from pipelines.tarwalk import ShardError
+from pipelines.census import Census
+from pipelines.manifest import MANIFEST_NAME, MANIFEST_SCHEMA, PROBED_SCHEMA
+from pipelines.manifest_file import writing
+from pipelines.ordered import map_on_ray, map_on_threads
+from pipelines.shard_index import ShardIndex, Stamp, index_shard
+from pipelines.shard_state import KnownShards, ShardState, load_known, save_states
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+_SHARDS_A_TASK = 8
+_Shard = tuple[str, Stamp]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """How to index a shard set."""
+
+    digest: Literal["full", "none"] = "full"
+    """``full`` reads every byte, for the SHA-256 of each video. ``none`` reads headers and texts only: the manifest
+    then does not prove that a video is the one that was indexed, and its digest does not tell one video from another
+    of the same size."""
+    probe: bool = False
+    """Also read the header of each video: codec, width, height and length become columns of the manifest."""
+    incremental: bool = True
+    """Read only shards whose size or time of change (ETag in a store) is not that of the last index."""
+    workers: Literal["threads", "ray"] = "threads"
+    """``ray`` spreads the shards over a cluster: parsing takes a CPU each, and threads share one."""
+    num_workers: int = 4
+    """Shards (with ``ray``: groups of shards) read at the same time."""
+
+    def __post_init__(self) -> None:
+        if self.digest not in ("full", "none") or self.workers not in ("threads", "ray"):
+            raise ValueError(f"got digest={self.digest!r}, workers={self.workers!r}; wanted full|none, threads|ray")
+        if self.num_workers < 1:
+            raise ValueError(f"got num_workers={self.num_workers}, wanted at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,73 +56,161 @@ class BadShard:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardNote:
+    """Something strange in a shard that rejects no sample. ``code``: of ``NOTES``."""
+
+    shard: str
+    code: str
+    count: int
+    example: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class IndexReport:
-    """``reasons`` counts the rejected samples by reason code; ``num_ignored`` members are of no use to any sample."""
+    """``num_read`` shards were new or changed, ``num_removed`` are gone; ``num_ignored`` members are of no use to any
+    sample.
+    """
 
     num_shards: int
-    num_samples: int
-    num_ok: int
-    num_captioned: int
+    num_read: int
+    num_removed: int
+    num_shard_bytes: int
     num_ignored: int
-    num_video_bytes: int
-    reasons: dict[str, int]
+    census: Census
     bad_shards: list[BadShard]
+    notes: list[ShardNote]
     digest: str
+
+    @property
+    def num_samples(self) -> int:
+        return self.census.num_samples
+
+    @property
+    def num_ok(self) -> int:
+        return self.census.num_ok
+
+    @property
+    def num_captioned(self) -> int:
+        return self.census.num_captioned
+
+    @property
+    def num_video_bytes(self) -> int:
+        return self.census.num_video_bytes
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """The rejected samples by reason code."""
+        return dict(sorted(self.census.reasons.items()))
 
     @property
     def num_rejected(self) -> int:
         return self.num_samples - self.num_ok
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own |= {name: [dataclasses.asdict(item) for item in own[name]] for name in ("bad_shards", "notes")}
+        del own["census"]
+        return own | self.census.as_dict()
+
 
 def index_shards(
-    root_url: str, *, num_threads: int = 4, progress: Callable[[int, int], None] = lambda done, total: None
+    root_url: str,
+    settings: IndexSettings = IndexSettings(),
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> IndexReport:
-    """Index all tars under ``root_url`` and write ``manifest.parquet`` there.
+    """Index all tars under ``root_url``: write ``manifest.parquet`` there, and ``shards.parquet`` for the next time.
 
-    A bad shard or sample does not stop the work. ``progress`` is called with (shards done, shards in all).
+    A bad shard or sample does not stop the work. ``progress`` is called with (shards done, shards in all). Memory is
+    bounded by the shards that are read at the same time.
 
     Raises:
         ValueError: there is no tar.
         OSError: the store refuses or does not answer. A manifest that lacks a shard by accident is never written.
     """
-    shards = find_shards(root_url)
-    if not shards:
+    stamps = list_shards(root_url)
+    if not stamps:
         raise ValueError(f"got no .tar under {root_url}; write shards by: python -m jobs.write_shards --out {root_url}")
-    rows: list[dict[str, Any]] = []
-    bad_shards, num_ignored = [], 0
-    with ThreadPoolExecutor(num_threads) as pool:
-        for done, (samples, bad, ignored) in enumerate(pool.map(lambda s: _index_one(root_url, s), shards), start=1):
-            rows += samples
-            bad_shards += bad
-            num_ignored += ignored
-            progress(done, len(shards))
-    manifest = save_manifest(root_url, pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
-    status = Counter(row["status"] for row in rows)
+    known = load_known(root_url) if settings.incremental else KnownShards()
+    wanted = {"with_digests": settings.digest == "full", "with_probes": settings.probe}
+    kept = {
+        shard: state
+        for shard, stamp in stamps.items()
+        if (state := known.state(shard, num_bytes=stamp.num_bytes, stamp=stamp.mark, **wanted))
+    }
+    missing = [(shard, stamp) for shard, stamp in stamps.items() if shard not in kept]
+    read = functools.partial(_index_group, root_url, **wanted)
+    census, states = Census(), []
+
+    def entries(fresh: Iterator[ShardIndex]) -> Iterator[ShardIndex]:
+        for done, shard in enumerate(stamps, start=1):
+            entry = ShardIndex(kept[shard], known.rows(shard)) if shard in kept else next(fresh)
+            assert entry.state.shard == shard, f"got {entry.state.shard} in the place of {shard}"
+            census.add(entry.rows)
+            states.append(entry.state)
+            yield entry
+            progress(done, len(stamps))
+
+    with closing(_fresh(read, missing, settings)) as fresh:
+        if missing or known.shards != list(stamps):
+            digest = _write(root_url, entries(fresh), PROBED_SCHEMA if settings.probe else MANIFEST_SCHEMA)
+            save_states(root_url, states, digest=digest)
+        else:
+            digest = known.digest
+            deque(entries(fresh), maxlen=0)
     return IndexReport(
-        num_shards=len(shards),
-        num_samples=len(rows),
-        num_ok=status.pop(OK, 0),
-        num_captioned=int(manifest.captioned.sum()),
-        num_ignored=num_ignored,
-        num_video_bytes=sum(row["video_bytes"] for row in rows),
-        reasons=dict(sorted(status.items())),
-        bad_shards=bad_shards,
-        digest=manifest.digest,
+        num_shards=len(stamps),
+        num_read=len(missing),
+        num_removed=len(set(known.shards) - set(stamps)),
+        num_shard_bytes=sum(state.num_bytes for state in states),
+        num_ignored=sum(state.num_ignored for state in states),
+        census=census,
+        bad_shards=[BadShard(shard=s.shard, code=s.damage, detail=s.detail) for s in states if s.damage],
+        notes=_notes(states),
+        digest=digest,
     )
 
 
 def find_shards(root_url: str) -> list[str]:
     """Paths of all tars under the root, relative to it, sorted; compressed ones too, to be reported."""
-    urls = storage.list_files(root_url)
-    return [storage.relative(url, root_url) for url in urls if url.endswith(_TAR_SUFFIXES)]
+    return list(list_shards(root_url))
 
 
-def _index_one(root_url: str, shard: str) -> tuple[list[dict[str, Any]], list[BadShard], int]:
-    """(rows in the order of the tar, what is wrong with the shard as a whole, number of ignored members)."""
-    url = storage.join(root_url, shard)
-    shard_bytes = storage.size(url)
-    samples, num_ignored, error = collect_samples(storage.read_chunks(url))
-    if error is None and not samples:
-        error = ShardError("no_samples", f"{num_ignored} other members")
-    bad = [] if error is None else [BadShard(shard=shard, code=error.code, detail=error.detail)]
-    return [sample.row(shard, shard_bytes) for sample in samples], bad, num_ignored
+def list_shards(root_url: str) -> dict[str, Stamp]:
+    """The same with what tells whether a shard has changed."""
+    found = storage.list_stamps(root_url).items()
+    return {storage.relative(url, root_url): Stamp(*stamp) for url, stamp in found if url.endswith(_TAR_SUFFIXES)}
+
+
+def _write(root_url: str, entries: Iterator[ShardIndex], schema: pa.Schema) -> str:
+    """Write the manifest -> its digest."""
+    with writing(storage.join(root_url, MANIFEST_NAME), schema) as writer:
+        for entry in entries:
+            writer.write(entry.rows, digest=entry.state.rows_digest)
+        return writer.close()
+
+
+def _fresh(
+    read: Callable[[Sequence[_Shard]], list[ShardIndex]], shards: Sequence[_Shard], settings: IndexSettings
+) -> Generator[ShardIndex, None, None]:
+    size = _SHARDS_A_TASK if settings.workers == "ray" else 1
+    groups = [shards[start : start + size] for start in range(0, len(shards), size)]
+    if settings.workers == "ray":
+        results = map_on_ray(read, groups, num_tasks=settings.num_workers)
+    else:
+        results = map_on_threads(read, groups, num_threads=settings.num_workers)
+    with closing(results):
+        for group in results:
+            yield from group
+
+
+def _index_group(root_url: str, shards: Sequence[_Shard], *, with_digests: bool, with_probes: bool) -> list[ShardIndex]:
+    return [
+        index_shard(root_url, shard, stamp, with_digests=with_digests, with_probes=with_probes)
+        for shard, stamp in shards
+    ]
+
+
+def _notes(states: Sequence[ShardState]) -> list[ShardNote]:
+    return [ShardNote(shard=state.shard, **note._asdict()) for state in states for note in state.notes]

@@ -1,20 +1,19 @@
 """The manifest: one row per sample of a shard set, and one digest that names the set."""
 
 import dataclasses
+import functools
 import hashlib
-import json
-from functools import cached_property
-from typing import Any
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.manifest_file import join_digests, rows_digest, writing
+from pipelines.row_groups import RowGroups
 
 MANIFEST_NAME = "manifest.parquet"
-DIGEST_KEY = b"fpig.manifest_digest"
-OK = "ok"
 VIDEO_SUFFIXES = ("avi", "mkv", "mov", "mp4", "webm")
 IMAGE_SUFFIXES = ("jpeg", "jpg", "png", "webp")  # an image is a video of one frame
 FRAMES_SUFFIX = "frames"  # frames of a video that was decoded before
@@ -32,9 +31,19 @@ MANIFEST_SCHEMA = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
-        ("sha256", pa.string()),  # of the video's bytes; "" if they are not all there
+        ("sha256", pa.string()),  # of the video's bytes; "" if they are not all there, or were not read
         ("status", pa.string()),  # "ok" or a reason code
         ("reason", pa.string()),
+    ]
+)
+PROBED_SCHEMA = pa.schema(
+    [
+        *MANIFEST_SCHEMA,
+        ("codec", pa.string()),  # "h264"; of an image its format
+        ("width", pa.int32()),  # as stored, not turned upright
+        ("height", pa.int32()),
+        ("duration_s", pa.float64()),  # of the whole video, also where a segment is cut; null if it does not tell
+        ("probe", pa.string()),  # "ok", a reason code of the decode stage, "" if the sample was rejected before
     ]
 )
 
@@ -44,54 +53,101 @@ def sample_uid(shard: str, key: str) -> str:
     return hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:32]
 
 
+def shard_digest(rows: pa.Table) -> str:
+    """Digest of the rows of one shard. What probing adds does not count: it follows from the rest."""
+    return rows_digest(rows.select(MANIFEST_SCHEMA.names))
+
+
+def shard_runs(table: pa.Table) -> Iterator[pa.Table]:
+    """The rows of one shard after the other."""
+    shard = table.column("shard").to_pylist()
+    start = 0
+    for _, run in itertools.groupby(shard):
+        length = sum(1 for _ in run)
+        yield table.slice(start, length)
+        start += length
+
+
 def manifest_digest(table: pa.Table) -> str:
-    """sha256 over all rows in their order: the same samples in the same places give the same digest."""
-    digest = hashlib.sha256()
-    for batch in table.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            digest.update(json.dumps(list(row.values()), ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
-    return digest.hexdigest()
+    """Digest of the digests of all shards: the same samples in the same places give the same digest."""
+    return join_digests(shard_digest(rows) for rows in shard_runs(table))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """``table`` follows ``MANIFEST_SCHEMA``; ``root`` is the folder the shard paths are relative to."""
+    """A manifest by its place; rows are read when they are asked for, so that it costs nothing to send it to workers.
 
-    table: pa.Table
+    Rows follow ``MANIFEST_SCHEMA`` or ``PROBED_SCHEMA``; ``root`` is the folder the shard paths are relative to.
+    """
+
+    url: str
     digest: str
     root: str
+    stamp: tuple[int, str] = dataclasses.field(default=(0, ""), compare=False)
+    """Which object it was when it was found: one written later is not mistaken for it in a cache."""
 
     @property
     def num_rows(self) -> int:
-        return self.table.num_rows
+        return self._groups.num_rows
 
-    @cached_property
-    def ok(self) -> np.ndarray:
-        """bool [num_rows]: the samples whose status is ok."""
-        return np.asarray(self.table.column("status").to_pylist(), dtype=object) == OK
+    @property
+    def num_ok(self) -> int:
+        """Samples whose status is ok."""
+        return self._groups.num_ok
 
-    @cached_property
-    def captioned(self) -> np.ndarray:
-        """bool [num_rows]: the samples that are ok and have at least one caption, fit for training."""
-        counts = self.table.column("captions").combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-        return self.ok & (counts > 0)
+    @property
+    def num_captioned(self) -> int:
+        """Samples that are ok and have at least one caption, fit for training."""
+        return self._groups.num_captioned
+
+    def take(self, rows: Sequence[int] | np.ndarray, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows with these numbers, in this order."""
+        return self._groups.take(rows, columns=columns)
+
+    def slice(self, start: int, stop: int, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows [start, stop)."""
+        return self._groups.slice(start, stop, columns=columns)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of all rows, piece by piece."""
+        return self._groups.batches(columns)
+
+    def captioned_rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Row numbers of captioned samples, given by their numbers among these: int64."""
+        return self._groups.captioned_rows(numbers)
 
     def shard_url(self, shard: str) -> str:
         return storage.join(self.root, shard)
 
+    @property
+    def table(self) -> pa.Table:
+        """All rows at once, for sets that fit into memory."""
+        return pa.concat_tables([self._groups.schema.empty_table(), *self.batches(self._groups.schema.names)])
+
+    @property
+    def _groups(self) -> RowGroups:
+        return _open(self.url, self.digest, self.stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _open(url: str, digest: str, _stamp: tuple[int, str]) -> RowGroups:
+    groups = RowGroups(url)
+    if groups.digest != digest:
+        raise ValueError(f"got manifest {groups.digest} at {url}, wanted {digest}: it was written anew; start again")
+    return groups
+
 
 def save_manifest(root_url: str, table: pa.Table) -> Manifest:
     """Write ``manifest.parquet`` under ``root_url``; equal tables give equal bytes."""
-    digest = manifest_digest(table)
-    metadata = {DIGEST_KEY: digest.encode()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", row_group_size=1 << 16)
-    storage.write_bytes(storage.join(root_url, MANIFEST_NAME), sink.getvalue().to_pybytes())
-    return Manifest(table=table, digest=digest, root=root_url)
+    with writing(storage.join(root_url, MANIFEST_NAME), table.schema) as writer:
+        for rows in shard_runs(table):
+            writer.write(rows, digest=shard_digest(rows))
+        writer.close()
+    return load_manifest(root_url)
 
 
 def load_manifest(url: str) -> Manifest:
-    """Load ``manifest.parquet`` by its own URL or by that of its folder.
+    """Find ``manifest.parquet`` by its own URL or by that of its folder.
 
     Raises:
         ValueError: there is none, or the file is not a manifest of this version.
@@ -100,19 +156,16 @@ def load_manifest(url: str) -> Manifest:
     file_url, root = (url, storage.parent(url)) if is_file else (storage.join(url, MANIFEST_NAME), url)
     remedy = f"run: python -m jobs.index_shards {root}"
     try:
-        data = storage.read_bytes(file_url)
+        groups = RowGroups(file_url)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"got no manifest at {file_url}; {remedy}") from None
-    table, digest = _parse(data, file_url, remedy)
-    return Manifest(table=table, digest=digest, root=root)
-
-
-def _parse(data: bytes, url: str, remedy: str) -> tuple[pa.Table, str]:
-    try:
-        table = pq.read_table(pa.BufferReader(data))
     except pa.ArrowException as error:
-        raise ValueError(f"got {url}, which is no Parquet file ({error}); {remedy}") from None
-    metadata: dict[Any, bytes] = table.schema.metadata or {}
-    if not table.schema.equals(MANIFEST_SCHEMA) or DIGEST_KEY not in metadata:
-        raise ValueError(f"got {url} with columns {table.column_names}, wanted a manifest of this version; {remedy}")
-    return table, metadata[DIGEST_KEY].decode()
+        raise ValueError(f"got {file_url}, which is no Parquet file ({error}); {remedy}") from None
+    if not is_manifest(groups.schema) or not groups.digest:
+        names = groups.schema.names
+        raise ValueError(f"got {file_url} with columns {names}, wanted a manifest of this version; {remedy}")
+    return Manifest(url=file_url, digest=groups.digest, root=root, stamp=groups.stamp)
+
+
+def is_manifest(schema: pa.Schema) -> bool:
+    return schema.equals(MANIFEST_SCHEMA) or schema.equals(PROBED_SCHEMA)

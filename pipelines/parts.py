@@ -7,6 +7,7 @@ work done twice, by a rerun or by a late writer, lands on the same file with the
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -162,15 +163,14 @@ def part_name(model_id: str, uids: Sequence[str]) -> str:
 
 def plan_parts(manifest: Manifest, model_id: str, *, part_rows: int = 256) -> list[Part]:
     """Cut the manifest into parts of ``part_rows`` rows, the last one shorter, in manifest order."""
-    uid = manifest.table.column("uid")
-    starts = range(0, manifest.num_rows, part_rows)
+    uids = (uid for rows in manifest.batches(["uid"]) for uid in rows["uid"].to_pylist())
     return [
         Part(
-            name=part_name(model_id, uid.slice(start, part_rows).to_pylist()),
+            name=part_name(model_id, list(itertools.islice(uids, part_rows))),
             start=start,
             stop=min(start + part_rows, manifest.num_rows),
         )
-        for start in starts
+        for start in range(0, manifest.num_rows, part_rows)
     ]
 
 

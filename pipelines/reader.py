@@ -1,4 +1,8 @@
-"""Read the videos of manifest rows by exact ranges, and make sure that they are what was indexed."""
+"""Read the videos of manifest rows by exact ranges, and make sure that they are what was indexed.
+
+Of a set that was indexed without digests, the tar header tells whether a video may be another one, and nothing tells
+that its bytes have changed.
+"""
 
 import contextlib
 import hashlib
@@ -8,11 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-import pyarrow as pa
-
 from pipelines import storage
 from pipelines.limits import VideoLimits
-from pipelines.manifest import OK, Manifest
+from pipelines.manifest import Manifest
+from pipelines.manifest_file import OK
 from pipelines.quarantine import SampleError
 
 Row = dict[str, Any]
@@ -21,6 +24,7 @@ Verify = Literal["header", "sha256"]
 
 _COLUMNS = ["shard", "key", "video_suffix", "video_offset", "video_bytes", "sha256", "status", "reason"]
 _HEADER_BYTES = 512
+_HEADER_NAME_BYTES = 100
 
 
 class Range(NamedTuple):
@@ -56,7 +60,7 @@ def read_videos(
     Raises, while iterating:
         OSError: the store refuses or does not answer. An outage says nothing about a sample, so it rejects none.
     """
-    samples = manifest.table.select(_COLUMNS).take(pa.array(rows, pa.int64())).to_pylist()
+    samples = manifest.take(rows, columns=_COLUMNS).to_pylist()
     if storage.local_path(manifest.root) is not None:
         yield from _read_files(manifest, samples, verify=verify, limits=limits)
         return
@@ -102,7 +106,7 @@ def _read_files(manifest: Manifest, samples: Sequence[Row], *, verify: Verify, l
                     yield refusal or SampleError("missing_shard", shard)
                     continue
                 offset = sample["video_offset"]
-                header = read(offset - _HEADER_BYTES, _HEADER_BYTES) if verify == "header" else b""
+                header = read(offset - _HEADER_BYTES, _HEADER_BYTES) if _wants_header(sample, verify) else b""
                 yield _verified(sample, read(offset, sample["video_bytes"]), header)
 
 
@@ -146,7 +150,7 @@ def _cut_all(
             yield data
             continue
         start = sample["video_offset"] - item.start
-        header = data[start - _HEADER_BYTES : start] if verify == "header" else b""
+        header = data[start - _HEADER_BYTES : start] if _wants_header(sample, verify) else b""
         yield _verified(sample, data[start : start + sample["video_bytes"]], header)
 
 
@@ -159,6 +163,10 @@ def _refusal(sample: Row, limits: VideoLimits) -> SampleError | None:
     return None
 
 
+def _wants_header(sample: Row, verify: Verify) -> bool:
+    return verify == "header" or not sample["sha256"]
+
+
 def _verified(sample: Row, video: bytes, header: bytes) -> Video:
     """The video, unless it is not the one that was indexed. Without a header that proves it, the digest must."""
     shard, size = sample["shard"], sample["video_bytes"]
@@ -166,6 +174,9 @@ def _verified(sample: Row, video: bytes, header: bytes) -> Video:
         return SampleError("short_read", f"{shard}: got {len(video)} of {size} bytes at {sample['video_offset']}")
     if header and _announces(header, sample):
         return video
+    if not sample["sha256"]:
+        other = SampleError("changed_bytes", f"{shard}: another header, or none, before {sample['video_offset']}")
+        return video if _may_announce(header, sample) else other
     digest = hashlib.sha256(video).hexdigest()
     if digest != sample["sha256"]:
         return SampleError("changed_bytes", f"{shard}: sha256 {digest[:16]}…, indexed {sample['sha256'][:16]}…")
@@ -174,8 +185,21 @@ def _verified(sample: Row, video: bytes, header: bytes) -> Video:
 
 def _announces(header: bytes, sample: Row) -> bool:
     """Whether a tar header is that of the sample's video. A long name stands elsewhere, so that it is not found."""
+    return _announced(header) == (f"{sample['key']}.{sample['video_suffix']}", sample["video_bytes"])
+
+
+def _may_announce(header: bytes, sample: Row) -> bool:
+    """The same where nothing else can decide: names that a header cannot hold as they are pass by their size."""
+    name, size = _announced(header)
+    wanted = f"{sample['key']}.{sample['video_suffix']}"
+    is_storable = wanted.isascii() and len(wanted) < _HEADER_NAME_BYTES
+    return size == sample["video_bytes"] and (name.lower() == wanted.lower() or not is_storable)
+
+
+def _announced(header: bytes) -> tuple[str, int]:
+    """Name and size that a tar header tells; ("", -1) if it is none."""
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
-        return False
-    return (member.name, member.size) == (f"{sample['key']}.{sample['video_suffix']}", sample["video_bytes"])
+        return "", -1
+    return member.name, member.size

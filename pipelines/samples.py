@@ -6,11 +6,14 @@ no use, and so is an image that only has a longer name (``k.depth.png`` beside `
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-from pipelines.manifest import FRAMES_SUFFIX, IMAGE_SUFFIXES, OK, VIDEO_SUFFIXES, sample_uid
+from pipelines.bytesource import ByteSource
+from pipelines.describe import describe, printable
+from pipelines.manifest import FRAMES_SUFFIX, IMAGE_SUFFIXES, VIDEO_SUFFIXES, sample_uid
+from pipelines.manifest_file import OK
 from pipelines.quarantine import SampleError
 from pipelines.tarwalk import Member, ShardError, TarWalk
 
@@ -18,12 +21,11 @@ MAX_TEXT_BYTES = 1 << 20
 _TEXT_SUFFIXES = ("json", "txt")
 _MOVING = (*VIDEO_SUFFIXES, FRAMES_SUFFIX)
 _SUFFIXES = {*_MOVING, *IMAGE_SUFFIXES, *_TEXT_SUFFIXES}
-_MAX_SECONDS = 1e9
 
 
 @dataclasses.dataclass(kw_only=True)
 class Media:
-    """A video or image as it lies in the shard; ``sha256`` stays "" unless all its bytes are there."""
+    """A video or image as it lies in the shard; ``sha256`` stays "" unless all its bytes were read."""
 
     offset: int = -1
     num_bytes: int = 0
@@ -58,7 +60,7 @@ class Sample:
         elif suffix and not media.num_bytes:
             self.reject("empty_video", f"at {media.offset}")
         try:
-            fields = _describe(self.text)
+            fields = describe(self.text)
             if suffix in IMAGE_SUFFIXES and (fields["start_s"] or fields["end_s"]):
                 raise SampleError("bad_segment", f"{fields['start_s']} to {fields['end_s']} of an image")
         except SampleError as error:
@@ -83,15 +85,42 @@ class Sample:
         }
 
 
-def collect_samples(chunks: Iterator[bytes]) -> tuple[list[Sample], int, ShardError | None]:
-    """(samples in the order of the tar, number of members of no use, the damage that ended the walk)."""
+NOTES = {
+    "scattered": "members of one sample with others between them: readers that go by order cut the sample in two",
+    "mixed_case": "two keys that differ in upper and lower case only: perhaps one sample, cut in two",
+}
+
+
+class Note(NamedTuple):
+    """What is no reason to reject, and yet strange: ``code`` of ``NOTES``, how many keys, one of them."""
+
+    code: str
+    count: int
+    example: str
+
+
+class Found(NamedTuple):
+    """The content of a shard: samples in the order of the tar, members of no use to any, the damage that ended it."""
+
+    samples: list[Sample]
+    num_ignored: int
+    notes: list[Note]
+    damage: ShardError | None
+
+
+def collect_samples(source: ByteSource, *, with_digests: bool = True) -> Found:
+    """Walk through a shard. Without digests only headers and texts are asked for."""
     samples: dict[str, Sample] = {}
-    walk, num_ignored, damage = TarWalk(chunks), 0, None
+    walk, num_ignored, damage = TarWalk(source), 0, None
+    runs: list[str] = []
     try:
         for member in walk:
-            key, suffix = split_name(_printable(member.name))
+            name = printable(member.name)
+            key, suffix = split_name(name)
+            if runs[-1:] != [_first_dot_key(name)]:
+                runs.append(_first_dot_key(name))
             if suffix:
-                _add(samples.setdefault(key, Sample(key=key)), suffix, member, walk)
+                _add(samples.setdefault(key, Sample(key=key)), suffix, member, walk, with_digests=with_digests)
             else:
                 num_ignored += 1
     except ShardError as error:
@@ -99,14 +128,32 @@ def collect_samples(chunks: Iterator[bytes]) -> tuple[list[Sample], int, ShardEr
     kept = {key: sample for key, sample in samples.items() if not _is_side_image(sample, samples)}
     num_ignored += sum(len(sample.media) for sample in samples.values())
     num_ignored -= sum(len(sample.shown) for sample in kept.values())
-    return list(kept.values()), num_ignored + walk.num_skipped, damage
+    if damage is None and not kept:
+        damage = ShardError("no_samples", f"{num_ignored + walk.num_skipped} other members")
+    return Found(list(kept.values()), num_ignored + walk.num_skipped, _notes(kept, runs), damage)
+
+
+def _notes(samples: Mapping[str, Sample], runs: list[str]) -> list[Note]:
+    scattered = [key for key, times in Counter(runs).items() if times > 1 and key in samples]
+    folded: dict[str, list[str]] = {}
+    for key in samples:
+        folded.setdefault(key.casefold(), []).append(key)
+    mixed = [" and ".join(keys) for keys in folded.values() if len(keys) > 1]
+    found = {"scattered": scattered, "mixed_case": mixed}
+    return [Note(code, len(keys), keys[0]) for code, keys in found.items() if keys]
+
+
+def _first_dot_key(name: str) -> str:
+    """The key as WebDataset cuts it: at the first dot of the name."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
 def _is_side_image(sample: Sample, samples: Mapping[str, Sample]) -> bool:
     """True of an image alone whose key, cut at the first dot as WebDataset does, is that of another sample."""
-    folder, slash, name = sample.key.rpartition("/")
     is_image_alone = not sample.text and not any(suffix in _MOVING for suffix in sample.media)
-    return is_image_alone and "." in name and f"{folder}{slash}{name.partition('.')[0]}" in samples
+    shorter = _first_dot_key(sample.key)
+    return is_image_alone and shorter != sample.key and shorter in samples
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -118,7 +165,7 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", suffix.lower()
 
 
-def _add(sample: Sample, suffix: str, member: Member, walk: TarWalk) -> None:
+def _add(sample: Sample, suffix: str, member: Member, walk: TarWalk, *, with_digests: bool) -> None:
     if "." in sample.key.rpartition("/")[2]:
         sample.reject("dotted_key", f"{sample.key}.{suffix}")
     if suffix in sample.text or suffix in sample.media:
@@ -127,7 +174,10 @@ def _add(sample: Sample, suffix: str, member: Member, walk: TarWalk) -> None:
     try:
         if suffix not in _TEXT_SUFFIXES:
             sample.media[suffix] = Media(offset=member.offset, num_bytes=member.size)
-            sample.media[suffix].sha256 = _sha256(walk.body())
+            if with_digests:
+                sample.media[suffix].sha256 = _sha256(walk.body())
+            else:
+                walk.skip_body()
         elif member.size > MAX_TEXT_BYTES:
             sample.text[suffix] = b""
             sample.reject("text_too_large", f"{suffix} of {member.size} bytes, limit {MAX_TEXT_BYTES}")
@@ -144,58 +194,3 @@ def _sha256(pieces: Iterable[bytes]) -> str:
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
-
-
-def _describe(text: dict[str, bytes]) -> dict[str, Any]:
-    """video_id, captions and segment from the json and txt members."""
-    fields = _parse_json(text["json"]) if text.get("json") else {}
-    captions = fields.get("captions", [])
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise SampleError("bad_json", "captions is no list of texts")
-    if "txt" in text:
-        captions = captions + _utf8(text["txt"], "bad_text").splitlines()
-    start_s, end_s = _seconds(fields, "start_s"), _seconds(fields, "end_s")
-    if end_s is not None and end_s <= (start_s or 0.0):
-        raise SampleError("bad_segment", f"{start_s} to {end_s}")
-    video_id = fields.get("video_id", "")
-    if not isinstance(video_id, (str, int)):
-        raise SampleError("bad_json", "video_id is no text")
-    told = dict.fromkeys(caption.strip() for caption in captions)
-    return {
-        "video_id": _printable(str(video_id)),
-        "captions": [_printable(caption) for caption in told if caption],
-        "start_s": start_s,
-        "end_s": end_s,
-    }
-
-
-def _parse_json(data: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(_utf8(data, "bad_json"))
-    except (ValueError, RecursionError) as error:
-        raise SampleError("bad_json", str(error)) from error
-    if not isinstance(fields, dict):
-        raise SampleError("bad_json", f"a {type(fields).__name__}, wanted an object")
-    return fields
-
-
-def _utf8(data: bytes, code: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SampleError(code, str(error)) from error
-
-
-def _seconds(fields: dict[str, Any], name: str) -> float | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < _MAX_SECONDS:
-        raise SampleError("bad_segment", f"{name}={value!r}"[:200])
-    return float(value)
-
-
-def _printable(text: str) -> str:
-    """Text that Arrow can hold: bytes that are not UTF-8 as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -6,12 +6,10 @@ the order is kept, so a sample that cannot be used stays in its slot as a placeh
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import ray
 import ray.data
 
 from fpig_core.preprocess import Preprocess
@@ -27,18 +25,12 @@ NOT_A_SAMPLE = "empty_slot"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamSource:
-    """What the decoding tasks need besides the plan; the manifests lie in Ray's object store."""
+    """What the decoding tasks need besides the plan."""
 
     plan: Plan
     preprocess: Preprocess
-    manifests: Mapping[Phase, "ray.ObjectRef[Manifest]"]
+    manifests: Mapping[Phase, Manifest]
     block_rows: int
-
-
-@functools.lru_cache(maxsize=4)
-def _fetch(reference: "ray.ObjectRef[Manifest]") -> tuple[Manifest, np.ndarray]:
-    manifest = ray.get(reference)
-    return manifest, np.flatnonzero(manifest.captioned)
 
 
 def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset":
@@ -75,7 +67,7 @@ def load_block(source: StreamSource, block: int) -> dict[str, Any]:
     plan, rows = source.plan, source.block_rows
     batch, offset = divmod(block * rows, plan.schedule.global_batch)
     place = plan.schedule.place(batch)
-    manifest, usable = _fetch(source.manifests[place.phase])
+    manifest = source.manifests[place.phase]
     sample = plan.samples(batch)[offset : offset + rows]
     filled = np.flatnonzero(sample != EMPTY)
     shape = (rows, source.preprocess.num_frames, 3, source.preprocess.size, source.preprocess.size)
@@ -88,9 +80,9 @@ def load_block(source: StreamSource, block: int) -> dict[str, Any]:
         "reason": np.full(rows, NOT_A_SAMPLE, dtype=object),
         "frames": np.zeros(shape, dtype=np.uint8),
     }
-    manifest_rows = usable[sample[filled]].tolist()
-    for slot, row, video in zip(filled, manifest_rows, read_videos(manifest, manifest_rows), strict=True):
-        (record,) = manifest.table.slice(row, 1).to_pylist()
+    manifest_rows = manifest.captioned_rows(sample[filled])
+    records = manifest.take(manifest_rows).to_pylist()
+    for slot, record, video in zip(filled, records, read_videos(manifest, manifest_rows.tolist()), strict=True):
         columns["uid"][slot] = record["uid"]
         rng = plan.sample_rng(place.epoch, record["uid"]) if place.phase == "train" else None
         captions = record["captions"]

@@ -1,5 +1,7 @@
 """Walk through a tar from front to back in bounded memory, and see every way in which it is not whole.
 
+The source decides whether payloads that nobody asks for are read or jumped over; the damage that is seen is the same.
+
 ``tarfile`` takes a tar that ends early for a finished one; here only two zero blocks end it.
 """
 
@@ -7,8 +9,11 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pipelines.bytesource import ByteSource, read_upto
+
 _BLOCK = 512
 _MAX_HEADER_BYTES = 1 << 20
+_MAX_PADDING_BYTES = 1 << 20
 _GZIP, _ZSTD, _BZIP2, _XZ = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ"
 
 
@@ -30,6 +35,7 @@ SHARD_REASONS = {
     "bad_header": "a header inside the tar is damaged",
     "cut_member": "the file ends inside a member",
     "no_end": "the end-of-archive blocks are missing, so the file may be cut",
+    "after_end": "more follows the end-of-archive blocks, where no reader looks: two tars in one file?",
 }
 
 
@@ -42,18 +48,18 @@ class Member(NamedTuple):
 
 
 class TarWalk:
-    """Iterate once over the regular members of a tar given in chunks.
+    """Iterate once over the regular members of a tar.
 
-    Between two steps the current member's bytes can be taken by ``body()``, in pieces. ``num_skipped`` counts
-    members that are no regular files (folders aside).
+    Between two steps the current member's bytes can be taken by ``body()``, in pieces, or left by ``skip_body()``.
+    ``num_skipped`` counts members that are no regular files (folders aside).
 
     Raises, while iterating:
         ShardError: with the members before the damage already given.
     """
 
-    def __init__(self, chunks: Iterator[bytes]):
-        self._source = _Source(chunks)
-        self._body_left = 0
+    def __init__(self, source: ByteSource):
+        self._source = source
+        self._body_left = self._padding = 0
         self.num_skipped = 0
 
     def __iter__(self) -> Iterator[Member]:
@@ -68,8 +74,8 @@ class TarWalk:
             if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
                 if size > _MAX_HEADER_BYTES:
                     raise ShardError("bad_header", f"an extended header of {size} bytes")
-                payload = self._source.take(size)
-                self._source.skip(-size % _BLOCK)
+                payload = read_upto(self._source, size)
+                self._skip(size - len(payload) + -size % _BLOCK)
                 if header.type == tarfile.GNUTYPE_LONGNAME:
                     extended["path"] = payload.rstrip(b"\0").decode("utf-8", "surrogateescape")
                 elif header.type == tarfile.XHDTYPE:
@@ -78,32 +84,57 @@ class TarWalk:
             name, is_sparse = extended.get("path", header.name), any(key.startswith("GNU.sparse") for key in extended)
             extended = {}
             self._body_left = size if header.type not in _WITHOUT_BODY else 0
-            padding = -self._body_left % _BLOCK
+            self._padding = -self._body_left % _BLOCK
             if header.type in tarfile.REGULAR_TYPES and header.type != tarfile.GNUTYPE_SPARSE and not is_sparse:
                 yield Member(name, self._source.position, size)
             elif header.type != tarfile.DIRTYPE:
                 self.num_skipped += 1
-            self._source.skip(self._body_left + padding)
-            self._body_left = 0
+            self.skip_body()
+            self._skip(self._padding)
 
     def body(self) -> Iterator[bytes]:
         """The bytes of the current member that were not yet taken."""
         while self._body_left:
             piece = self._source.some(self._body_left)
+            if not piece:
+                raise self._cut()
             self._body_left -= len(piece)
             yield piece
+
+    def skip_body(self) -> None:
+        """Leave what was not yet taken of the current member.
+
+        Raises:
+            ShardError: ``cut_member``, the file ends before the member does.
+        """
+        count, self._body_left = self._body_left, 0
+        self._skip(count)
+
+    def _check_end(self) -> None:
+        """Zeros may follow the end, to fill up a record; writers fill up to 10 KiB or so."""
+        at = self._source.position
+        if any(read_upto(self._source, _MAX_PADDING_BYTES)):
+            raise ShardError("after_end", f"the archive ends at byte {at}, the file does not")
+
+    def _skip(self, count: int) -> None:
+        if self._source.skip(count) < count:
+            raise self._cut()
+
+    def _cut(self) -> ShardError:
+        return ShardError("cut_member", f"the file ends at byte {self._source.position}")
 
     def _header(self) -> tarfile.TarInfo | None:
         """The next header, None at the end-of-archive blocks."""
         at = self._source.position
-        block = self._source.upto(_BLOCK)
+        block = read_upto(self._source, _BLOCK)
         if at == 0:
             _check_start(block)
         if len(block) < _BLOCK:
             raise ShardError("no_end", f"the file ends at byte {at + len(block)}")
         if not any(block):
-            second = self._source.upto(_BLOCK)
+            second = read_upto(self._source, _BLOCK)
             if len(second) == _BLOCK and not any(second):
+                self._check_end()
                 return None
             raise ShardError("no_end", f"one zero block alone at byte {at}")
         try:
@@ -138,44 +169,3 @@ def _pax_fields(payload: bytes) -> dict[str, str]:
     if not fields.get("size", "0").isdigit():
         raise ShardError("bad_header", "an extended header with a damaged size")
     return fields
-
-
-class _Source:
-    """Read a stream of chunks in pieces of any size."""
-
-    def __init__(self, chunks: Iterator[bytes]):
-        self._chunks = chunks
-        self._view = memoryview(b"")
-        self.position = 0
-
-    def some(self, limit: int) -> bytes:
-        """1 to ``limit`` bytes."""
-        piece = self._piece(limit)
-        if not piece:
-            raise ShardError("cut_member", f"the file ends at byte {self.position}")
-        return bytes(piece)
-
-    def upto(self, count: int) -> bytes:
-        """``count`` bytes, fewer at the end of the file."""
-        parts = []
-        while count and (piece := self._piece(count)):
-            parts.append(piece)
-            count -= len(piece)
-        return b"".join(parts)
-
-    def take(self, count: int) -> bytes:
-        data = self.upto(count)
-        if len(data) < count:
-            raise ShardError("cut_member", f"the file ends at byte {self.position}")
-        return data
-
-    def skip(self, count: int) -> None:
-        while count:
-            count -= len(self.some(count))
-
-    def _piece(self, limit: int) -> memoryview:
-        while not self._view and (chunk := next(self._chunks, None)) is not None:
-            self._view = memoryview(chunk)
-        piece, self._view = self._view[:limit], self._view[limit:]
-        self.position += len(piece)
-        return piece

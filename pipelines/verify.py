@@ -105,7 +105,7 @@ def _inspect(url: str, part: Part, *, spec: CorpusSpec, manifest: Manifest) -> _
     if table is None or quarantine is None:
         return _PartFacts(embedded=[], rejected=[], reasons=[], num_bytes=0, problems=problems)
     embedded, rejected = table.column("uid").to_pylist(), quarantine.column("uid").to_pylist()
-    wanted = manifest.table.column("uid").slice(part.start, len(part)).to_pylist()
+    wanted = manifest.slice(part.start, part.stop, columns=["uid"])["uid"].to_pylist()
     both = set(embedded) | set(rejected)
     if part_name(spec.model_id, [uid for uid in wanted if uid in both]) != part.name or len(both) != len(part):
         problems.append(f"part {part.name} does not hold the {len(part)} samples that it is named by")
@@ -176,7 +176,10 @@ def _column_problems(table: pa.Table, column: Column, where: str, *, spec: Corpu
 
 
 def _uid_problems(embedded: list[str], rejected: list[str], *, manifest: Manifest) -> list[str]:
-    times, wanted = Counter(embedded + rejected), set(manifest.table.column("uid").to_pylist())
+    times, wanted = (
+        Counter(embedded + rejected),
+        {uid for rows in manifest.batches(["uid"]) for uid in rows["uid"].to_pylist()},
+    )
     sets = {
         "are in the manifest but neither embedded nor rejected": wanted - set(times),
         "are in the corpus but not in the manifest": set(times) - wanted,

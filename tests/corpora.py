@@ -1,6 +1,7 @@
 """Small corpora made by hand, with columns of several shapes and a few rejected samples."""
 
 import dataclasses
+import uuid
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow as pa
 from pipelines import storage
 from pipelines.columns import Column
 from pipelines.corpus import commit, count_parts
-from pipelines.manifest import MANIFEST_SCHEMA, Manifest, manifest_digest, sample_uid
+from pipelines.manifest import MANIFEST_SCHEMA, sample_uid, save_manifest
 from pipelines.parts import CorpusSpec, part_bytes, plan_parts, quarantine_bytes
 
 DIM = 8
@@ -26,7 +27,7 @@ def make_manifest(num_rows):
         for i in range(num_rows)
     ]
     table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
-    return Manifest(table=table, digest=manifest_digest(table), root="unused")
+    return save_manifest(f"memory://{uuid.uuid4().hex}", table)
 
 
 def make_spec(manifest, **changes):

@@ -11,6 +11,7 @@ from jobs.cli import DONE, OVER_BUDGET
 from pipelines.decode import decode_sample
 from pipelines.manifest import load_manifest
 from pipelines.reader import read_videos
+from tests.pipelines.test_tarwalk import make_tar
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_from_world_to_manifests(world, tmp_path):
         "train": 3,
         "val": 1,
     }
-    assert load_manifest(str(tmp_path / "test")).captioned.sum() == 4
+    assert load_manifest(str(tmp_path / "test")).num_captioned == 4
     json.dumps(report.summary)
 
 
@@ -113,6 +114,30 @@ def test_a_damaged_set_is_over_budget(world, tmp_path, budget, exit_code):
     assert report.exit_code == exit_code
     assert "train: train/shard-000000.tar" not in report.summary
     assert "cut_member" in report.summary["train: shard-000000.tar"]
+
+
+def test_a_census_is_printed_and_written(world, tmp_path, capsys):
+    write_shards.main(pack(world, tmp_path))
+    (tmp_path / "train/\x1b[31mforeign.tar").write_bytes(b"no tar")
+    first, second = (index_shards.main(index_shards.Args(root=str(tmp_path), probe=True)) for _ in range(2))
+    out = capsys.readouterr().out
+    assert "Census of train" in out
+    assert "h264" in out
+    assert "\x1b[31mforeign" not in out
+    found = second.summary["sets"]["train"]
+    assert (first.summary["sets"]["train"]["num_read"], found["num_read"]) == (2, 0)
+    assert (found["codecs"], found["sizes"]) == ({"h264": 3}, {"32×32": 3})
+    assert [bad["code"] for bad in found["bad_shards"]] == ["not_a_tar"]
+    json.dumps(second.summary)
+
+
+def test_videos_that_cannot_be_probed_count_against_the_budget(tmp_path):
+    (tmp_path / "a.tar").write_bytes(make_tar([("a.mp4", b"no video"), ("a.txt", b"words")]))
+    codes = [
+        index_shards.main(index_shards.Args(root=str(tmp_path), max_rejected="50%", probe=probe)).exit_code
+        for probe in (False, True)
+    ]
+    assert codes == [DONE, OVER_BUDGET]
 
 
 @pytest.mark.parametrize("job", ["make_synthetic", "write_shards", "index_shards"])

@@ -9,7 +9,8 @@ from fpig_core.bundle import load_bundle
 from jobs.draw_tokens import Args as DrawArgs
 from jobs.draw_tokens import main as draw
 from jobs.models import encode_queries
-from jobs.search import Args, main, plain
+from jobs.search import Args, main
+from jobs.text import plain
 from tests.worlds import caption_of, write_corpus, write_model, write_shards
 
 

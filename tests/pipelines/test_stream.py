@@ -25,9 +25,9 @@ def source(ray_local, tmp_path_factory) -> StreamSource:
     root: Path = tmp_path_factory.mktemp("world")
     train = write_shards(root / "train", NUM_TRAIN, flaws=FLAWS)
     val = write_shards(root / "val", NUM_VAL)
-    schedule = Schedule(num_train=int(train.captioned.sum()), num_val=NUM_VAL, global_batch=GLOBAL_BATCH, epochs=2)
+    schedule = Schedule(num_train=train.num_captioned, num_val=NUM_VAL, global_batch=GLOBAL_BATCH, epochs=2)
     plan = Plan(schedule=schedule, seed=1, digest=train.digest, shuffle=Shuffle(chunk=2, window=8))
-    manifests: dict[Phase, ray.ObjectRef[Manifest]] = {"train": ray.put(train), "val": ray.put(val)}
+    manifests: dict[Phase, Manifest] = {"train": train, "val": val}
     return StreamSource(plan=plan, preprocess=PREPROCESS, manifests=manifests, block_rows=GLOBAL_BATCH)
 
 
@@ -35,10 +35,10 @@ def uids_by_slot(source: StreamSource) -> list[list[str]]:
     """The oracle: the uids of every batch, read off the plan."""
     batches = []
     for batch in range(source.plan.schedule.num_batches):
-        manifest = ray.get(source.manifests[source.plan.schedule.place(batch).phase])
-        captioned = np.flatnonzero(manifest.captioned)
-        uids = manifest.table["uid"].to_pylist()
-        batches.append(["" if n == EMPTY else uids[captioned[n]] for n in source.plan.samples(batch)])
+        manifest = source.manifests[source.plan.schedule.place(batch).phase]
+        rows = manifest.table.to_pylist()
+        captioned = [row["uid"] for row in rows if row["status"] == "ok" and row["captions"]]
+        batches.append(["" if n == EMPTY else captioned[n] for n in source.plan.samples(batch)])
     return batches
 
 

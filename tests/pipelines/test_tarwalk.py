@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.bytesource import RangeSource, StreamSource
 from pipelines.tarwalk import ShardError, TarWalk
 
 
@@ -14,9 +15,21 @@ def chunked(data, size):
     return iter([data[i : i + size] for i in range(0, len(data), size)])
 
 
+def sources(data, chunk=1000):
+    """All ways to the bytes of a tar."""
+    yield StreamSource(chunked(data, chunk))
+    yield RangeSource(lambda start, length: data[start : start + length], num_bytes=len(data))
+
+
 def walk_all(data, chunk=1000):
-    """([(name, offset, size, bytes)], code of the damage or "")."""
-    walk, found = TarWalk(chunked(data, chunk)), []
+    """([(name, offset, size, bytes)], code of the damage or ""), from whatever source."""
+    one, *others = [walk_source(source) for source in sources(data, chunk)]
+    assert all(other == one for other in others)
+    return one
+
+
+def walk_source(source):
+    walk, found = TarWalk(source), []
     try:
         for member in walk:
             found.append((*member, b"".join(walk.body())))
@@ -110,6 +123,6 @@ def test_links_devices_and_folders_are_not_followed():
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
-    walk = TarWalk(iter([buffer.getvalue()]))
+    walk = TarWalk(StreamSource(iter([buffer.getvalue()])))
     assert list(walk) == []
     assert walk.num_skipped == 2
