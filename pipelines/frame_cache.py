@@ -77,13 +77,12 @@ def plan_cache(manifest: Manifest, out_url: str, *, store: FrameStore) -> list[S
         raise ValueError(f"got the manifest of {manifest.root} without a sample; there is nothing to store")
     manifest = dataclasses.replace(manifest, root=storage.absolute(manifest.root))
     places: dict[str, list[int]] = {}
-    for place, shard in enumerate(manifest.table.column("shard").to_pylist()):
+    names = (name for rows in manifest.batches(["shard"]) for name in rows.column("shard").to_pylist())
+    for place, shard in enumerate(names):
         places.setdefault(shard, []).append(place)
     tasks = []
     for shard, place in places.items():
-        # These rows alone: a slice would take the whole table along to its worker.
-        rows = manifest.table.take(pa.array(place, pa.int64()))
-        part = dataclasses.replace(manifest, table=rows)
+        rows = manifest.take(place)
         inputs = json.dumps([rows.to_pylist(), repr(store)], default=str).encode()
         tasks.append(
             ShardTask(
@@ -92,16 +91,16 @@ def plan_cache(manifest: Manifest, out_url: str, *, store: FrameStore) -> list[S
                 inputs=hashlib.sha256(inputs).hexdigest(),
                 num_samples=rows.num_rows,
                 num_bytes=sum(rows.column("video_bytes").to_pylist()),
-                make=functools.partial(store_frames, part, store=store),
+                make=functools.partial(store_frames, manifest, place, store=store),
             )
         )
     return tasks
 
 
-def store_frames(manifest: Manifest, *, store: FrameStore) -> Iterator[Sample | Reject]:
-    """Samples of frame files for the rows of ``manifest``; who cannot be decoded is a reject, by uid."""
-    videos = read_videos(manifest, range(manifest.num_rows), verify="sha256")
-    for record, video in zip(manifest.table.to_pylist(), videos, strict=True):
+def store_frames(manifest: Manifest, places: Sequence[int], *, store: FrameStore) -> Iterator[Sample | Reject]:
+    """Samples of frame files for rows of ``manifest``; who cannot be decoded is a reject, by uid."""
+    videos = read_videos(manifest, places, verify="sha256")
+    for record, video in zip(manifest.take(places).to_pylist(), videos, strict=True):
         try:
             frame_F3HW = decode_sample(record, video, preprocess=store.preprocess)
         except SampleError as error:
@@ -147,7 +146,8 @@ def require_fitting(manifest: Manifest, preprocess: Preprocess) -> None:
     Raises:
         ValueError: other size or resize mode.
     """
-    if FRAMES_SUFFIX not in manifest.table.column("video_suffix").unique().to_pylist():
+    suffixes = (rows.column("video_suffix").unique().to_pylist() for rows in manifest.batches(["video_suffix"]))
+    if not any(FRAMES_SUFFIX in found for found in suffixes):
         return
     stored = json.loads(storage.read_bytes(storage.join(manifest.root, FRAMES_NAME)))
     for name, wanted in (("size", preprocess.size), ("resize_mode", preprocess.resize_mode)):
