@@ -34,7 +34,9 @@ class T2V2TConfig:
 
     ``fusion`` is explained in its module. ``fusion_width=0`` takes the text tower's; the default is that of BERT-base,
     which 12 heads divide (they do not divide the 512 of CLIP's smaller text towers). ``mlm_weight`` above 0 adds masked
-    language modelling, meant for pretraining, which hides ``mlm_share`` of the words.
+    language modelling, meant for pretraining, which hides ``mlm_share`` of the words. ``negative_hardness`` scales the
+    logits that hard negatives are drawn by: 1 as published, 0 draws any other sample, which a fusion that knows nothing
+    yet learns from sooner.
     """
 
     backbone: Backbone = Backbone()
@@ -49,6 +51,7 @@ class T2V2TConfig:
     vtm_weight: float = 1.0
     mlm_weight: float = 0.0
     mlm_share: float = 0.5
+    negative_hardness: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.num_layers, self.num_heads, self.contrastive_width) < 1 or self.fusion_width < 0:
@@ -61,6 +64,8 @@ class T2V2TConfig:
             raise ValueError(
                 f"got temperature_init={self.temperature_init}, wanted {MIN_TEMPERATURE} to {MAX_TEMPERATURE}"
             )
+        if self.negative_hardness < 0:
+            raise ValueError(f"got negative_hardness={self.negative_hardness}, wanted at least 0")
         if self.vtc_weight <= 0 or self.vtm_weight <= 0 or self.mlm_weight < 0 or not 0 < self.mlm_share <= 1:
             raise ValueError(
                 f"got vtc_weight={self.vtc_weight}, vtm_weight={self.vtm_weight}, mlm_weight={self.mlm_weight}, "
@@ -205,8 +210,9 @@ class T2V2T(nn.Module):
     ) -> Tensor:
         """Mean cross-entropy of three pairs a row: its own, and each half with a hard negative of the other kind."""
         word_BLW, is_word_BL = _clean(features.word_BLW, rows), is_word(features.word_BL)
-        video = draw_negatives(to_video_BG, rows=rows, name="negative_video")
-        text = draw_negatives(to_text_BG, rows=rows, name="negative_text")
+        hardness = self.config.negative_hardness
+        video = draw_negatives(hardness * to_video_BG, rows=rows, name="negative_video")
+        text = draw_negatives(hardness * to_text_BG, rows=rows, name="negative_text")
         # Picked outside of the pieces below: a piece is computed twice, and must not meet other workers.
         other_token_BFSV = rows.gather(token_BFSV)[video.index_B]
         other_word_BLW = rows.gather(word_BLW)[text.index_B]

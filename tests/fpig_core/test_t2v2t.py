@@ -229,6 +229,7 @@ def test_the_defaults_fit_together():
         ({"temperature_init": 0.6}, "temperature_init=0.6"),
         ({"vtm_weight": 0.0}, "vtm_weight=0.0"),
         ({"mlm_share": 0.0}, "mlm_share=0.0"),
+        ({"negative_hardness": -1.0}, "negative_hardness=-1.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change, message):
@@ -242,3 +243,15 @@ def test_other_words_in_the_padding_change_no_judgement(tiny_batch):
     other = torch.where(is_word(word), word, 1234)
     video = model.columns(model.encode_video(tiny_batch.frame[:2]))
     assert torch.equal(model.score(model.encode_query(word), video), model.score(model.encode_query(other), video))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("hardness", "same"), [(0.0, True), (1.0, False)])
+def test_hardness_says_how_far_negatives_follow_similarity(tiny_batch, hardness, same):
+    """The scale of the similarities acts on matching through the draws alone."""
+    model, rows = make(negative_hardness=hardness), Rows.of(torch.ones(6, dtype=torch.bool), noise=Noise(seed=3))
+    losses = []
+    for scale in (math.log(2), math.log(1000)):
+        model.logit_scale.fill_(scale)
+        losses.append(model.loss(model.features(*tiny_batch), rows)["loss_matching"].item())
+    assert (losses[0] == losses[1]) is same
