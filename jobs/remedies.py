@@ -35,5 +35,6 @@ REMEDIES = {
     "no_frames": "leave the sample out: it has no pictures",
     "bad_stream": f"download it again, for it may be cut; else {_RE_ENCODE}",
     "empty_segment": "give a segment inside the video",
+    "bad_frames": "store the frames again with python -m jobs.cache_frames, at the size the model wants",
     "bad_image": "download the image again, or leave it out",
 }
