@@ -14,10 +14,10 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        total = grad.contiguous()
-        dist.all_reduce(total)
-        rows = total.shape[0] // dist.get_world_size()
-        return total[dist.get_rank() * rows :][:rows]
+        # Not summed in place: what else the gathered rows were added to gets the same tensor as its gradient.
+        own = grad.new_empty((grad.shape[0] // dist.get_world_size(), *grad.shape[1:]))
+        dist.reduce_scatter_tensor(own, grad.contiguous())
+        return own
 
 
 def gather(local: Tensor) -> Tensor:

@@ -63,3 +63,16 @@ def gathered_gradients(rank: int, num_workers: int) -> list[float]:
 def test_gathered_gradients_are_summed_over_workers() -> None:
     first, second = run_workers(gathered_gradients, 2)
     assert first + second == [3.0 * place for place in range(12)]
+
+
+def gradients_of_a_sum(rank: int, num_workers: int) -> list[float]:
+    """Both addends get one and the same tensor as their gradient."""
+    text, video = torch.ones(2, 1, requires_grad=True), torch.ones(2, 1, requires_grad=True)
+    ((gather(text) + gather(video)) * (rank + 1.0)).sum().backward()
+    assert text.grad is not None
+    assert video.grad is not None
+    return torch.cat([text.grad, video.grad]).flatten().tolist()
+
+
+def test_gathering_leaves_the_gradients_of_others_alone() -> None:
+    assert run_workers(gradients_of_a_sum, 2) == [[3.0] * 4] * 2
