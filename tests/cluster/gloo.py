@@ -18,7 +18,7 @@ def run_workers(function: Callable[..., Any], num_workers: int, *args: Any) -> l
         port = probe.getsockname()[1]
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         tasks = [pool.submit(_work, function, rank, num_workers, port, args) for rank in range(num_workers)]
-        return [task.result(timeout=240) for task in tasks]
+        return [task.result(timeout=600) for task in tasks]
 
 
 def _work(function: Callable[..., Any], rank: int, num_workers: int, port: int, args: tuple[Any, ...]) -> Any:
