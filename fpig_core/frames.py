@@ -22,7 +22,7 @@ def jittered_indices(num_available: int, num_frames: int, rng: np.random.Generat
     Raises:
         ValueError: the video has no frame.
     """
-    if num_available <= num_frames or num_frames == 1:
+    if num_available < num_frames or num_frames == 1:
         return uniform_indices(num_available, num_frames)
     last = num_available - 1
     interval = num_available // (num_frames - 1)
