@@ -66,13 +66,14 @@ def eercf_b32() -> Experiment:
 
 
 def t2v2t_b16() -> Experiment:
-    epochs = 5
+    passes = 5
     return Experiment(
         model=T2V2TConfig(backbone=dataclasses.replace(B16, context_length=32), preprocess=PREPROCESS),
         data=DATA,
-        optim=Optim(lr=1e-5, betas=(0.9, 0.999), weight_decay=0.02, warmup=0.5 / epochs, final_rate=0.1),
+        optim=Optim(lr=1e-5, betas=(0.9, 0.999), weight_decay=0.02, warmup=0.5 / passes, final_rate=0.1),
         global_batch=128,
-        epochs=epochs,
+        # VindLU counts passes over videos × 20 captions, as each caption is a sample of its own there.
+        epochs=20 * passes,
     )
 
 
