@@ -22,7 +22,7 @@ class Retriever(Protocol):
     """Encodes texts and videos apart from each other, so that a corpus can be embedded once."""
 
     def encode_text(self, word_QL: Tensor, /) -> Tensor:
-        """L2-normalised vectors [Q, D] that are compared with the column ``vector``."""
+        """Vectors [Q, D] whose inner products with the column ``vector`` are the scores; not all are of unit length."""
         ...
 
     def encode_video(self, frame_BF3HW: Tensor, /) -> Any:
@@ -62,7 +62,7 @@ class Trainable(Protocol):
     """Features, a row for each sample, and a loss over them; in between they can be gathered, or computed again."""
 
     def features(self, frame_BF3HW: Tensor, word_BL: Tensor, *, noise: Noise | None = None) -> Any:
-        """A named tuple of tensors [B, …], among them ``text_BD`` and ``video_BD``, the first stage's unit vectors."""
+        """A named tuple of tensors [B, …], among them ``text_BD`` and ``video_BD``, the first stage's vectors."""
         ...
 
     def loss(self, features: Any, rows: Rows) -> dict[str, Tensor]:

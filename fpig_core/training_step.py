@@ -22,7 +22,7 @@ class TrainingStep(nn.Module):
     def forward(
         self, frame_BF3HW: Tensor, word_BL: Tensor, valid_B: Tensor, *, noise: Noise | None = None
     ) -> dict[str, Tensor]:
-        """``loss`` and its parts; or, in evaluation mode, the first stage's unit vectors ``text`` and ``video``."""
+        """``loss`` and its parts; or, in evaluation mode, the first stage's vectors ``text`` and ``video``."""
 
         def encode(cut: slice) -> Any:
             here = noise.at(cut.start) if noise else None

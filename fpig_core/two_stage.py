@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fpig_core.index import ExactIndex
 from fpig_core.models import Reranker
-from fpig_core.rows import at_least_float32
+from fpig_core.precision import at_least_float32
 
 MAX_PAIRS = 128
 

@@ -91,7 +91,7 @@ def load_model_of(corpus_meta: dict, *, model: str = "", tracking: str = NO_TRAC
 
 
 def encode_queries(bundle: Bundle, texts: Sequence[str]) -> np.ndarray:
-    """Texts -> L2-normalised vectors float32 [Q, D]."""
+    """Texts -> the first stage's vectors float32 [Q, D]."""
     encode = bundle.model.encode_text
     return _in_batches(bundle, texts, lambda word_QL: {"vector": encode(word_QL).float()})["vector"].numpy()
 
