@@ -23,11 +23,14 @@ def contrastive(
 
     Zero with zero gradients if the global batch has no valid sample.
     """
+    return contrastive_scores(*scores(text_BD, video_BD, scale=scale, rows=rows), rows=rows, reduction=reduction)
+
+
+def scores(text_BD: Tensor, video_BD: Tensor, *, scale: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Scaled inner products [B, G]: of each own text with all videos, and of each own video with all texts."""
     with without_autocast(text_BD):
         text_BD, video_BD, scale = rows.clean(text_BD), rows.clean(video_BD), at_least_float32(scale)
-        to_video_BG = (scale * text_BD) @ rows.gather(video_BD).T
-        to_text_BG = (scale * video_BD) @ rows.gather(text_BD).T
-        return contrastive_scores(to_video_BG, to_text_BG, rows=rows, reduction=reduction)
+        return (scale * text_BD) @ rows.gather(video_BD).T, (scale * video_BD) @ rows.gather(text_BD).T
 
 
 def contrastive_scores(

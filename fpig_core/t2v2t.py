@@ -17,10 +17,10 @@ from fpig_core.backbone import VOCABULARY, Backbone, TextTower, build_clip, chec
 from fpig_core.frame_tower import FrameTower
 from fpig_core.fusion import Fusion, FusionKind
 from fpig_core.hard_negatives import draw_negatives
-from fpig_core.losses import contrastive_scores
+from fpig_core.losses import contrastive_scores, scores
 from fpig_core.masked_words import guessing_loss, hide_words, is_word, mean_over_hidden_words
 from fpig_core.normalise import normalise, unit
-from fpig_core.precision import at_least_float32, without_autocast
+from fpig_core.precision import at_least_float32
 from fpig_core.preprocess import Preprocess
 from fpig_core.rows import Noise, Rows, in_micro_batches
 
@@ -176,12 +176,9 @@ class T2V2T(nn.Module):
 
         Without ``rows.noise`` the negatives are the hardest, and no words are hidden.
         """
-        with without_autocast(features.text_BD):
-            scale = at_least_float32(self.logit_scale).exp()
-            text_BD, video_BD = rows.clean(features.text_BD), rows.clean(features.video_BD)
-            to_video_BG = (scale * text_BD) @ rows.gather(video_BD).T
-            to_text_BG = (scale * video_BD) @ rows.gather(text_BD).T
-            loss_contrastive = contrastive_scores(to_video_BG, to_text_BG, rows=rows, reduction="mean")
+        scale = at_least_float32(self.logit_scale).exp()
+        to_video_BG, to_text_BG = scores(features.text_BD, features.video_BD, scale=scale, rows=rows)
+        loss_contrastive = contrastive_scores(to_video_BG, to_text_BG, rows=rows, reduction="mean")
         token_BFSV = _clean(features.token_BFSV, rows)
         loss_matching = self._matching_loss(features, token_BFSV, to_video_BG, to_text_BG, rows)
         losses = {"loss_contrastive": loss_contrastive, "loss_matching": loss_matching}
