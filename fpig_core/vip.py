@@ -13,11 +13,16 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fpig_core.precision import at_least_float32, without_autocast
+
 ADDED_CLS_NOISE = 0.02
 
 
 class VideoTokens(NamedTuple):
-    """All tokens in the shared space, and how CLS of the last layer attends to them, for each of the H heads."""
+    """All tokens in the shared space, and how CLS of the last layer attends to them, for each of the H heads.
+
+    The attention has no gradients.
+    """
 
     token_BND: Tensor
     attention_BHN: Tensor
@@ -35,7 +40,7 @@ class VipAttention(nn.Module):
         self.out_proj = attention.out_proj
 
     def forward(self, x_BNV: Tensor, *, num_globals: int, num_frames: int, with_weights: bool) -> tuple[Tensor, Tensor]:
-        """Mixed tokens [B, N, V] and CLS's attention [B, H, N] in float32 (empty unless ``with_weights``)."""
+        """Mixed tokens [B, N, V] and CLS's attention [B, H, N] in at least float32 (empty without ``with_weights``)."""
         B, N, V = x_BNV.shape
         H, M, F = self.num_heads, num_globals, num_frames
         S = (N - M) // F
@@ -53,12 +58,16 @@ class VipAttention(nn.Module):
         mixed_BNV = torch.cat(
             [global_BHME.transpose(1, 2).reshape(B, M, V), frame_fHSE.transpose(1, 2).reshape(B, F * S, V)], dim=1
         )
-        if with_weights:
-            logit_BHN = torch.einsum("bhe,bhne->bhn", q_BHNE[:, :, 0], k_BHNE).float() * (V // H) ** -0.5
-            weights_BHN = logit_BHN.softmax(dim=-1)
-        else:
-            weights_BHN = x_BNV.new_empty(0)
+        weights_BHN = _attention_of_cls(q_BHNE[:, :, 0], k_BHNE) if with_weights else x_BNV.new_empty(0)
         return self.out_proj(mixed_BNV), weights_BHN
+
+
+@torch.no_grad()
+def _attention_of_cls(q_BHE: Tensor, k_BHNE: Tensor) -> Tensor:
+    """For choosing tokens only: without gradients, and with digits that tell near ones apart."""
+    with without_autocast(q_BHE):
+        logit_BHN = torch.einsum("bhe,bhne->bhn", at_least_float32(q_BHE), at_least_float32(k_BHNE))
+        return (logit_BHN * q_BHE.shape[-1] ** -0.5).softmax(dim=-1)
 
 
 class VipBlock(nn.Module):
@@ -155,7 +164,7 @@ class VipEncoder(nn.Module):
         patch_BFPV = self.conv1(frame_BF3HW.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, (B, F))
         dtype = patch_BFPV.dtype
         place_1V, place_PV = self.positional_embedding[:1].to(dtype), self.positional_embedding[1:].to(dtype)
-        time_F1V = self._times(F).to(dtype)[:, None]
+        time_F1V = interpolate_times(self.temporal_embedding, F).to(dtype)[:, None]
         frame_BFSV = patch_BFPV + place_PV + time_F1V
         if self.frame_cls is not None:
             frame_cls_F1V = self.frame_cls.to(dtype) + place_1V + time_F1V
@@ -165,9 +174,6 @@ class VipEncoder(nn.Module):
             global_MV = torch.cat([global_MV, self.added_cls.to(dtype)])
         global_BMV = (global_MV + place_1V).expand(B, -1, -1)
         return torch.cat([global_BMV, frame_BFSV.flatten(1, 2)], dim=1)
-
-    def _times(self, num_frames: int) -> Tensor:
-        return interpolate_times(self.temporal_embedding, num_frames)
 
 
 def interpolate_times(time_FV: Tensor, num_frames: int) -> Tensor:

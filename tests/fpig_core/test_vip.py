@@ -66,6 +66,18 @@ def test_equals_a_loop_under_an_explicit_mask(tiny_clip):
 
 
 @torch.no_grad()
+def test_what_cls_attends_to_is_exact_in_half_precision_too(tiny_clip):
+    attention = VipEncoder(tiny_clip.visual, num_frames=3).blocks[-1].attn
+    x_BNV = 3 * torch.randn(2, 55, 96, generator=torch.Generator().manual_seed(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        qkv_BNC = attention.qkv(x_BNV)
+        _, weights_BHN = attention(x_BNV, num_globals=4, num_frames=3, with_weights=True)
+    q_BNHE, k_BNHE, _ = (part.double().unflatten(-1, (4, 24)) for part in qkv_BNC.chunk(3, dim=-1))
+    wanted = (torch.einsum("bhe,bnhe->bhn", q_BNHE[:, 0], k_BNHE) / 24**0.5).softmax(dim=-1)
+    torch.testing.assert_close(weights_BHN.double(), wanted, rtol=1e-5, atol=0)
+
+
+@torch.no_grad()
 def test_one_frame_and_one_global_token_equal_clip(tiny_clip):
     encoder = VipEncoder(tiny_clip.visual, num_frames=1, num_added_cls=0, frame_cls=False)
     frames = torch.randn(4, 1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -91,7 +103,7 @@ def test_times_are_interpolated_for_other_lengths(tiny_clip, num_frames):
     encoder.temporal_embedding.copy_(torch.arange(3.0)[:, None].expand(-1, 96))
     frames = torch.randn(1, num_frames, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     assert encoder(frames).token_BND.shape == (1, 4 + num_frames * 17, 96)
-    times = encoder._times(num_frames)[:, 0]
+    times = interpolate_times(encoder.temporal_embedding, num_frames)[:, 0]
     assert torch.all(times.diff() >= 0)
     assert times.mean().item() == pytest.approx(1.0)
 
