@@ -41,8 +41,11 @@ class Placement:
                 raise ValueError(f"got {name}={getattr(self, name)}, wanted at least 1")
         if self.micro_batch < 0:
             raise ValueError(f"got micro_batch={self.micro_batch}, wanted at least 1, or 0 for no bound")
-        if self.compile and self.zero_stage == 3:
-            raise ValueError("got compile with zero_stage=3, whose weights come and go; use zero_stage=2 or no compile")
+        if self.zero_stage == 3 and (self.micro_batch or self.compile):
+            raise ValueError(
+                f"got zero_stage=3 with micro_batch={self.micro_batch}, compile={self.compile}, wanted neither "
+                "(its weights come and go); use zero_stage=2, or micro_batch=0 and no compile"
+            )
 
     def rows_per_worker(self, global_batch: int) -> int:
         """Slots of a global batch that each worker computes.

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from cluster.placement import Placement
 from fpig_core.bundle import load_bundle
-from fpig_core.models import Model, ModelConfig, build_model
+from fpig_core.models import ModelConfig, build_model
 from fpig_core.schedule import Phase, Schedule
 from fpig_core.start import start_from
 from jobs.experiment import Experiment
@@ -36,20 +35,6 @@ def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Pl
     )
     digest = manifests["train"].digest
     return Plan(schedule=schedule, seed=experiment.seed, digest=digest, shuffle=experiment.data.shuffle)
-
-
-def check_placement(model: Model, placement: Placement) -> None:
-    """Refuse a placement that cannot train this model.
-
-    Raises:
-        ValueError: frozen parameters, which DeepSpeed loses when ZeRO-3 meets a second forward pass.
-    """
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    if frozen and placement.zero_stage == 3 and placement.micro_batch:
-        raise ValueError(
-            f"got zero_stage=3 and micro_batch={placement.micro_batch} for a model with frozen parameters "
-            f"(first: {frozen[0]}); use zero_stage=2, or micro_batch=0"
-        )
 
 
 def settle_start(experiment: Experiment) -> tuple[ModelConfig, str]:

@@ -25,7 +25,7 @@ from jobs.cli import DONE, OVER_BUDGET, Report, execute, parse
 from jobs.experiment import Experiment
 from jobs.recipes import RECIPES, Recipe
 from jobs.revision import code_revision
-from jobs.run_setup import check_placement, claim_run, make_plan, settle_start
+from jobs.run_setup import claim_run, make_plan, settle_start
 from jobs.tracking import deliver_waiting, output_run
 from pipelines import storage
 from pipelines.frame_cache import require_fitting
@@ -97,7 +97,7 @@ def take_method(recipe: Recipe, options: list[str]) -> tuple[str, list[str]]:
 
 def main(args: Args) -> Report:
     model, start_id = settle_start(args.experiment)
-    check_placement(check_config(model), args.placement)
+    check_config(model)
     parse_fraction(args.max_rejected)
     manifests: dict[Phase, Manifest] = {
         "train": load_manifest(absolute(args.experiment.data.train)),

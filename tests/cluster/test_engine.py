@@ -51,9 +51,8 @@ def start(rank: int, num_workers: int, zero_stage: int, model: Any) -> Any:
     from cluster.engine import start_engine
 
     rows = ROWS // num_workers
-    # Frozen parameters under ZeRO-3 allow no micro-batches; jobs.train refuses them.
-    has_frozen = any(not parameter.requires_grad for parameter in model.parameters())
-    step = TrainingStep(model, micro_batch=0 if has_frozen and zero_stage == 3 else 2, gather=gather, rank=rank)
+    # ZeRO-3 allows no micro-batches: the placement refuses them.
+    step = TrainingStep(model, micro_batch=0 if zero_stage == 3 else 2, gather=gather, rank=rank)
     return start_engine(step, OPTIM, zero_stage=zero_stage, rows=rows, num_steps=10, dtype=torch.float32)
 
 

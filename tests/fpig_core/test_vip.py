@@ -67,7 +67,7 @@ def test_equals_a_loop_under_an_explicit_mask(tiny_clip):
 
 @torch.no_grad()
 def test_what_cls_attends_to_is_exact_in_half_precision_too(tiny_clip):
-    attention = VipEncoder(tiny_clip.visual, num_frames=3).blocks[-1].attn
+    attention: Any = VipEncoder(tiny_clip.visual, num_frames=3).blocks[-1].attn
     x_BNV = 3 * torch.randn(2, 55, 96, generator=torch.Generator().manual_seed(3))
     with torch.autocast("cpu", torch.bfloat16):
         qkv_BNC = attention.qkv(x_BNV)

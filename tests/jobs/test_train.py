@@ -17,7 +17,7 @@ from fpig_core.models import check_config
 from fpig_core.schedule import Phase
 from jobs import train
 from jobs.recipes import RECIPES
-from jobs.run_setup import check_placement, claim_run
+from jobs.run_setup import claim_run
 from pipelines.manifest import Manifest, load_manifest
 from tests.worlds import write_model, write_shards
 
@@ -154,7 +154,7 @@ def test_the_full_size_recipe_starts_with_random_weights(world, tmp_path) -> Non
 def test_every_recipe_holds_together(name, method) -> None:
     parsed = train.read_args([name, "--method", method, "--model.backbone.pretrained", ""])
     assert method in parsed.name or method == next(iter(RECIPES[name].methods))
-    check_placement(check_config(parsed.experiment.model), parsed.placement)
+    check_config(parsed.experiment.model)
     assert parsed.placement.rows_per_worker(parsed.experiment.global_batch) >= 1
 
 
@@ -163,10 +163,10 @@ def test_an_unknown_method_names_the_known_ones() -> None:
         train.read_args(["demo", "--method", "nope"])
 
 
-def test_frozen_parameters_rule_out_micro_batches_under_zero_3(world, tmp_path) -> None:
-    settings = ["--model.stage", "generator", "--placement.zero-stage", "3", "--placement.micro-batch", "2"]
-    with pytest.raises(ValueError, match=r"frozen parameters.*use zero_stage=2, or micro_batch=0"):
-        train.main(args(world, tmp_path, *settings))
+@pytest.mark.parametrize("setting", [["--placement.micro-batch", "2"], ["--placement.compile"]])
+def test_zero_3_rules_out_what_computes_with_its_weights_twice(world, tmp_path, setting) -> None:
+    with pytest.raises(ValueError, match=r"zero_stage=3 with .*use zero_stage=2"):
+        args(world, tmp_path, "--placement.zero-stage", "3", *setting)
 
 
 def test_a_bundle_of_another_method_starts_nothing(world, tmp_path) -> None:
