@@ -63,9 +63,7 @@ lint: $(STAMP)
 	$(BIN)/python -m pytest tests/test_layers.py
 
 bench: $(STAMP)
-	scripts=($(wildcard benchmarks/bench_*.py))
-	if (( $${#scripts[@]} == 0 )); then echo 'benchmarks/ holds no bench_*.py'; fi
-	for script in "$${scripts[@]}"; do name=$${script##*/}; echo "== $$script"; $(BIN)/python -m "benchmarks.$${name%.py}"; done
+	for name in data cache model search; do echo "== benchmarks.$$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

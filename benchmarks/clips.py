@@ -9,7 +9,14 @@ import av
 import numpy as np
 from PIL import Image
 
-from pipelines.shards import shard_name
+from pipelines.annotations import Record
+from pipelines.indexing import index_shards
+from pipelines.manifest import Manifest, load_manifest
+from pipelines.shard_pool import write_here
+from pipelines.shard_set import claim_set, finish_set
+from pipelines.shards import plan_shard_set, shard_name
+from pipelines.sources import Source
+from pipelines.transcode import Encoding
 
 
 def make_clip(
@@ -43,6 +50,20 @@ def make_clip(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image_HW3, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
+
+
+def write_copies(folder: Path, clip: bytes, *, num: int, encoding: Encoding | None = None) -> Manifest:
+    """An indexed shard set at ``folder`` of ``num`` copies of one mp4."""
+    path = folder.with_suffix(".mp4")
+    path.write_bytes(clip)
+    records = [Record(path.name, f"{number}", "all", ("",), None, None) for number in range(num)]
+    sources = [Source(record, str(path), len(clip), "") for record in records]
+    tasks = plan_shard_set(sources, str(folder), shard_bytes=1 << 28, encoding=encoding)
+    claim_set(tasks)
+    list(write_here(tasks))
+    finish_set(tasks)
+    index_shards(str(folder))
+    return load_manifest(str(folder))
 
 
 def write_random_shards(folder: Path, *, num_shards: int, videos_per_shard: int, video_bytes: int = 1 << 20) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.bench_model import FRAME_SIZE, FRAMES, configs, count_flops
+from benchmarks.model import FRAME_SIZE, FRAMES, configs, count_flops
 from fpig_core.backbone import Backbone
 from fpig_core.models import Reranker, build_model
 from fpig_core.preprocess import Preprocess

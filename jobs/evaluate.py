@@ -5,7 +5,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -81,7 +81,7 @@ def main(args: Args) -> Report:
         "column": args.column,
         "tie_rule": "pessimistic",
         "normaliser": "none",
-        "select_on": str(origin.get("select_on", "unknown")),
+        "select_on": selected_on(origin, manifest),
         "model_id": corpus.meta["model_id"],
         "manifest_digest": manifest.digest,
         "chance_r1": 100 / len(corpus.uids),
@@ -94,6 +94,13 @@ def main(args: Args) -> Report:
     show_metrics(result)
     next_command = f'python -m jobs.search --corpus {args.corpus} --query "{texts[0]}"'
     return Report(title=f"Evaluation of {args.corpus}", summary=result, next_command=next_command)
+
+
+def selected_on(origin: Mapping[str, Any], manifest: Manifest) -> str:
+    """Which split selected the model's weights; "test" whenever that was the very set now evaluated on."""
+    if origin.get("val_digest") == manifest.digest:
+        return "test"
+    return str(origin.get("select_on", "unknown"))
 
 
 def choose_queries(corpus: Corpus, manifest: Manifest, *, queries: str) -> tuple[list[str], list[str]]:
@@ -209,6 +216,8 @@ def show_metrics(result: dict[str, Any]) -> None:
     for stage, direction, values in each_direction(result):
         note = ", first stage alone" if stage else ""
         table.add_row(DIRECTIONS[direction] + note, *(f"{value:.1f}" for value in values.values()))
+    if result["select_on"] == "test":
+        table.caption = "These weights were selected on a test set: the figures are better than those on new data."
     Console().print(table)
 
 

@@ -1,6 +1,7 @@
 """What decides the result of a training run."""
 
 import dataclasses
+from typing import Literal
 
 from cluster.optim import Optim
 from fpig_core.models import ModelConfig
@@ -14,7 +15,9 @@ class TrainData:
     train: str
     """Shard set to learn from."""
     val: str
-    """Shard set that selects the best model; never the test set of the evaluation."""
+    """Shard set that selects the best model."""
+    select_on: Literal["val", "test"] = "val"
+    """What the set under ``val`` is. Much published work selects on the test set; such a model's results are marked."""
     shuffle: Shuffle = Shuffle()
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -138,7 +139,9 @@ def main(args: Args) -> Report:
             tracker.log_input(phase, source=manifest.root, digest=manifest.digest)
         if not (marker and marker.batch == task.schedule.num_batches):
             train(task, source, tracker, done=task.schedule.steps_before(marker.batch) if marker else 0)
-        publish(task, tracker)
+        publish(
+            task, tracker, selected={"select_on": args.experiment.data.select_on, "val_digest": manifests["val"].digest}
+        )
     return summarise(args, task)
 
 
@@ -202,7 +205,7 @@ def train(task: TrainTask, source: StreamSource, tracker: Tracker, *, done: int)
         run_training(task, lambda batch: make_stream(source, first_batch=batch), on_report=on_report)
 
 
-def publish(task: TrainTask, tracker: Tracker) -> None:
+def publish(task: TrainTask, tracker: Tracker, *, selected: Mapping[str, str]) -> None:
     """Put the best bundle into MLflow and at ``RUN/model``, with its origin; that file comes last and ends the run."""
     rejected_url = storage.join(task.run_url, REJECTED)
     with tempfile.TemporaryDirectory() as folder:
@@ -213,7 +216,7 @@ def publish(task: TrainTask, tracker: Tracker) -> None:
         for path in sorted(bundle.iterdir()):
             storage.upload(path, storage.join(task.run_url, "model", path.name))
     origin = record | {
-        "select_on": "val",
+        **selected,
         "run": task.run_url,
         "mlflow_run_id": tracker.run_id,
         "num_rejected": storage.read_bytes(rejected_url).count(b"\n") if storage.exists(rejected_url) else 0,

@@ -8,6 +8,7 @@ import pytest
 from fpig_core.bundle import load_bundle
 from jobs.evaluate import Args, main
 from jobs.models import encode_queries
+from pipelines.manifest import load_manifest
 from tests.worlds import caption_of, write_corpus, write_model, write_shards
 
 NUM_ROWS = 10
@@ -35,6 +36,14 @@ def test_perfect_vectors_get_perfect_metrics(world):
     assert (result["split"], result["select_on"], result["tie_rule"]) == ("shards", "val", "pessimistic")
     assert result["bytes_per_video"] > 96 * 4
     assert result["ms_per_query"] > 0
+
+
+@pytest.mark.parametrize("select_on", ["val", "test"])
+def test_weights_that_were_selected_on_a_test_set_say_so(world, capsys, select_on):
+    val_digest = "another" if select_on == "test" else load_manifest(str(world / "shards")).digest
+    (world / "model" / "training.json").write_text(json.dumps({"select_on": select_on, "val_digest": val_digest}))
+    assert main(Args(corpus=str(world / "corpus"))).summary["select_on"] == "test"
+    assert "selected on a test set" in capsys.readouterr().out
 
 
 def test_all_captions_are_queries_of_their_own_video(world):

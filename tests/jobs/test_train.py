@@ -148,6 +148,7 @@ def test_the_full_size_recipe_starts_with_random_weights(world, tmp_path) -> Non
     assert "Starting" in output
     record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
     assert record["validation"].keys() >= {"t2v_r1", "v2t_r1"}
+    assert record["select_on"] == "val"
 
 
 @pytest.mark.parametrize(("name", "method"), [(name, method) for name in RECIPES for method in RECIPES[name].methods])

@@ -7,22 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.clips import make_clip
+from benchmarks.clips import make_clip, write_copies
 from benchmarks.measure import Result, Spread, alternate, is_quick, machine, ratios, save
 from fpig_core.backbone import Backbone
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.preprocess import Preprocess
 from jobs import cache_frames
-from pipelines.annotations import Record
 from pipelines.decode import decode_sample
 from pipelines.frame_cache import FrameStore
-from pipelines.indexing import index_shards
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.reader import read_videos
-from pipelines.shard_pool import write_here
-from pipelines.shard_set import claim_set, finish_set
-from pipelines.shards import plan_shard_set
-from pipelines.sources import Source
 from pipelines.transcode import Encoding
 
 NUM_VIDEOS = 8
@@ -39,8 +33,10 @@ def main() -> None:
 def caches(folder: Path, *, num_frames: int, repeats: int) -> list[Result]:
     """Read and decode all samples of a set with training's jitter: the videos, and what can stand for them."""
     data = make_clip(gop=250, num_frames=num_frames)
-    (folder / "clip.mp4").write_bytes(data)
-    sets = {"videos": write_set(folder, None), "transcoded": write_set(folder, Encoding(gop=12))}
+    sets = {
+        "videos": write_copies(folder / "videos", data, num=NUM_VIDEOS),
+        "transcoded": write_copies(folder / "transcoded", data, num=NUM_VIDEOS, encoding=Encoding(gop=12)),
+    }
     stores = {f"{codec} ×{density}": (codec, density) for codec in ("raw", "jpeg") for density in (2, 4)}
     for name, (codec, density) in stores.items():
         store = FrameStore(codec=codec, density=density)  # pyright: ignore[reportArgumentType]
@@ -75,19 +71,6 @@ def caches(folder: Path, *, num_frames: int, repeats: int) -> list[Result]:
             )
         )
     return results
-
-
-def write_set(folder: Path, encoding: Encoding | None) -> Manifest:
-    url = str(folder / ("transcoded" if encoding else "videos"))
-    size = (folder / "clip.mp4").stat().st_size
-    records = [Record("clip.mp4", f"{number}", "all", ("",), None, None) for number in range(NUM_VIDEOS)]
-    sources = [Source(record, str(folder / "clip.mp4"), size, "") for record in records]
-    tasks = plan_shard_set(sources, url, shard_bytes=1 << 28, encoding=encoding)
-    claim_set(tasks)
-    list(write_here(tasks))
-    finish_set(tasks)
-    index_shards(url)
-    return load_manifest(url)
 
 
 def frames_of(manifest: Manifest, preprocess: Preprocess, *, jitter: bool) -> np.ndarray:
