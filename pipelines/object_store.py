@@ -1,0 +1,276 @@
+"""S3 with requests that are bounded in time, tried again while that may help, and proved to be what was asked for.
+
+s3fs and botocore have time-outs and retries of their own, which multiply: here they are off, and ``BOUNDS`` is all there
+is. A range is taken for true only if Content-Range says so, and for the end of the object only if it says that too.
+"""
+
+import asyncio
+import errno
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import tenacity
+from aiohttp import ClientError
+from botocore.exceptions import BotoCoreError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ConnectionError as NoConnection
+from botocore.parsers import ResponseParserError
+from fsspec.asyn import sync_wrapper
+from s3fs import S3FileSystem
+
+_log = logging.getLogger(__name__)
+_PIECE_BYTES = 32 << 20
+_CONNECTIONS = 64
+_BUSY_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
+_BUSY_CODES = {"RequestTimeout", "SlowDown", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
+_OUT_OF_RANGE, _REPLACED = 416, 412
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_URL_USER, _URL_QUERY = re.compile(r"(?<=://)[^\s/@\"']+@"), re.compile(r"(?<=[\w/])\?[^\s\"']+")
+_MAX_DETAIL = 300
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How long a store may take. No try is begun after ``patience_s`` (but always a second one), nor after the last."""
+
+    connect_s: float = 5
+    """For a connection to be made."""
+    silence_s: float = 20
+    """Between two bytes of an answer."""
+    window_s: float = 30
+    """For the head of an answer, and for each ``window_bytes`` sent or received: slower is as good as dead."""
+    window_bytes: int = 1 << 20
+    patience_s: float = 60
+    max_tries: int = 8
+    pause_s: float = 0.5
+    """Before the second try at most; it doubles with each try, up to ``max_pause_s``."""
+    max_pause_s: float = 10
+
+    def config(self) -> dict[str, Any]:
+        """What botocore must know."""
+        once = {"mode": "standard", "total_max_attempts": 1}
+        limits = {"connect_timeout": self.connect_s, "read_timeout": self.silence_s}
+        return limits | {"retries": once, "max_pool_connections": _CONNECTIONS}
+
+    def limit_s(self, num_bytes: int) -> float:
+        """For a request that sends so many bytes, up to the head of its answer."""
+        return self.window_s * (1 + num_bytes / self.window_bytes)
+
+
+BOUNDS = Bounds()
+
+
+class Piece(NamedTuple):
+    """A range of an object, the size of the whole, and a mark that changes when its content does."""
+
+    data: bytes
+    total: int
+    mark: str
+
+
+class UnsoundAnswer(ConnectionError):
+    """The store's answer is not one to what was asked."""
+
+
+class UploadLost(ConnectionError):
+    """The store does not know an upload that was begun, as after an answer that was lost on its way."""
+
+
+class ObjectStore(S3FileSystem):
+    """s3fs, every request of which passes through ``_call_s3`` and ``read_piece``.
+
+    Both raise, with the object's URL and without credentials:
+        FileNotFoundError: no such object or bucket.
+        PermissionError: the store refuses; this is not tried again.
+        ConnectionError: no sound answer within ``BOUNDS``.
+        OSError: another refusal.
+    """
+
+    retries = 1
+
+    async def _call_s3(self, method: str, *positional: Any, **options: Any) -> Any:
+        request = super()._call_s3
+        body = options.get("Body")
+
+        async def once() -> Any:
+            async with asyncio.timeout(BOUNDS.limit_s(len(body) if isinstance(body, bytes) else 0)):
+                return await request(method, *positional, **options)
+
+        key = options.get("Key") or options.get("Prefix") or ""
+        return await _patiently(once, f"s3://{options.get('Bucket', '')}/{key}")
+
+    async def _read_piece(self, path: str, start: int, stop: int, *, mark: str = "") -> Piece:
+        """Bytes [start, stop) of an object, fewer (or none) only where it ends before. ``mark``: of this content."""
+        request = super()._call_s3
+        bucket, key, _ = self.split_path(path)
+        options = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{stop - 1}"}
+        options |= {"IfMatch": mark} if mark else {}
+
+        async def once() -> Piece | None:
+            try:
+                async with asyncio.timeout(BOUNDS.window_s):
+                    answer = await request("get_object", **options)
+            except OSError as error:
+                if _answer_of(error)[0] == _OUT_OF_RANGE:
+                    return None
+                raise
+            async with answer["Body"] as body:
+                length, total = _extent(answer, start, stop)
+                return Piece(await _read_all(body, length), total, answer.get("ETag", ""))
+
+        url = f"s3://{bucket}/{key}"
+        if (piece := await _patiently(once, url)) is not None:
+            return piece
+        total = (await self._info(path))["size"]
+        if start < total:
+            raise UnsoundAnswer(f"got no bytes at {start} of {url}, which has {total}; start the same command again")
+        return Piece(b"", total, mark)
+
+    read_piece = sync_wrapper(_read_piece)
+
+    def read_pieces(
+        self, path: str, *, start: int = 0, stop: int | None = None, piece_bytes: int = _PIECE_BYTES
+    ) -> Iterator[bytes]:
+        """Bytes [start, stop), or to the end, piece by piece; all of one content."""
+        mark = ""
+        while stop is None or start < stop:
+            end = start + piece_bytes if stop is None else min(stop, start + piece_bytes)
+            piece = self.read_piece(path, start, end, mark=mark)
+            if piece.data:
+                yield piece.data
+            if end >= piece.total:
+                return
+            start, mark = end, piece.mark
+
+    async def _put_file(self, lpath: str, rpath: str, *positional: Any, **options: Any) -> None:
+        try:
+            await super()._put_file(lpath, rpath, *positional, **options)
+        except UploadLost:
+            await super()._put_file(lpath, rpath, *positional, **options)
+
+    async def _pipe_file(self, path: str, data: bytes, *positional: Any, **options: Any) -> None:
+        try:
+            await super()._pipe_file(path, data, *positional, **options)
+        except UploadLost:
+            await super()._pipe_file(path, data, *positional, **options)
+
+
+def connect() -> ObjectStore:
+    """The store that the environment names; one client a process."""
+    # A cached listing would hide what other workers have written since.
+    return ObjectStore(use_listings_cache=False, config_kwargs=BOUNDS.config())
+
+
+def _extent(answer: dict[str, Any], start: int, stop: int) -> tuple[int, int]:
+    """(bytes of the answer, bytes of the object) of an answer to the range [start, stop), by its head.
+
+    Raises:
+        UnsoundAnswer: it is that of another range.
+    """
+    told, length = answer.get("ContentRange", ""), answer.get("ContentLength")
+    if not told and start == 0 and length is not None and length <= stop:
+        return length, length
+    found = _CONTENT_RANGE.fullmatch(told)
+    if not found:
+        raise UnsoundAnswer(f"got the whole object for bytes {start} to {stop}")
+    first, last, total = map(int, found.groups())
+    if first != start or last != min(stop, total) - 1 or length not in (None, last + 1 - first):
+        raise UnsoundAnswer(f"got {length} bytes under {told!r} for bytes {start} to {stop}")
+    return last + 1 - first, total
+
+
+async def _read_all(body: Any, length: int) -> bytes:
+    """The body of an answer, which must have ``length`` bytes."""
+    data = bytearray()
+    is_over = False
+    while not is_over:
+        mark = len(data) + BOUNDS.window_bytes
+        async with asyncio.timeout(BOUNDS.window_s):
+            while not is_over and len(data) < mark:
+                # One byte more than is left, to see the end.
+                piece = await body.read(min(length + 1, mark) - len(data))
+                data += piece
+                is_over = not piece or len(data) > length
+    if len(data) != length:
+        raise UnsoundAnswer(f"got {len(data)} of {length} bytes")
+    return bytes(data)
+
+
+async def _patiently(once: Callable[[], Awaitable[ResultT]], url: str) -> ResultT:
+    """Call ``once`` until it answers soundly, within ``BOUNDS``."""
+    bounds = BOUNDS
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(_is_transient),
+        stop=tenacity.stop_after_attempt(bounds.max_tries)
+        | (tenacity.stop_after_attempt(2) & tenacity.stop_after_delay(bounds.patience_s)),
+        wait=tenacity.wait_random_exponential(multiplier=bounds.pause_s, max=bounds.max_pause_s),
+        before_sleep=lambda state: _tell(url, state),
+        reraise=True,
+    )
+    try:
+        return await retrying(once)
+    except (OSError, BotoCoreError, ClientError) as error:
+        # The chain of causes may quote signed requests.
+        raise _told(error, url, retrying.statistics) from None
+
+
+def _tell(url: str, state: tenacity.RetryCallState) -> None:
+    """A word to whoever waits; one failed try is nothing unusual."""
+    if state.attempt_number > 1 and state.outcome and (error := state.outcome.exception()):
+        _log.warning("%s: try %d failed (%s), trying again", url, state.attempt_number, _detail(error))
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Worth another try: time-outs, lost connections, broken answers, a store that is busy or out of order."""
+    status, code, _ = _answer_of(error)
+    if status:
+        return status in _BUSY_STATUS or code in _BUSY_CODES
+    broken = (NoConnection, HTTPClientError, IncompleteReadError, ResponseParserError, ClientError)
+    return isinstance(error, (ConnectionError, TimeoutError, *broken))
+
+
+def _answer_of(error: BaseException) -> tuple[int, str, str]:
+    """Status, code and message of the answer that s3fs made an error of; (0, "", "") if there was none."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return 0, "", ""
+    told = response.get("Error", {})
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status, str(told.get("Code", "")), str(told.get("Message", ""))
+
+
+def _told(error: BaseException, url: str, statistics: dict[str, Any]) -> OSError:
+    """The error as whoever runs a job should see it."""
+    status, code, _ = _answer_of(error)
+    detail = _detail(error)
+    if code == "NoSuchUpload":
+        return UploadLost(f"{url}: the upload was cut off ({detail}); start the same command again")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, f"no such object or bucket ({detail})", url)
+    if isinstance(error, PermissionError) or status in (401, 403):
+        remedy = "check the credentials, and what they may do there"
+        return PermissionError(errno.EACCES, f"the store refuses ({detail}); {remedy}", url)
+    if status == _REPLACED:
+        return OSError(errno.ESTALE, "the object was written anew while it was read; start the same command again", url)
+    if _is_transient(error):
+        tries, seconds = statistics["attempt_number"], statistics["delay_since_first_attempt"]
+        return ConnectionError(
+            f"got no sound answer from the store for {url}: {tries} tries in {seconds:.0f} s, the last: {detail}; check "
+            "the store, the network and AWS_ENDPOINT_URL, then start the same command again"
+        )
+    if status or isinstance(error, OSError):
+        return OSError(getattr(error, "errno", None) or errno.EIO, detail, url)
+    return ConnectionError(
+        f"cannot ask the store for {url}: {detail}; check AWS_ENDPOINT_URL, the region and the credentials"
+    )
+
+
+def _detail(error: BaseException) -> str:
+    """What happened, on one line, without the parts of URLs that may hold secrets."""
+    status, code, message = _answer_of(error)
+    text = f"{status} {code}: {message}" if status else f"{type(error).__name__}: {error}".removesuffix(": ")
+    text = _URL_QUERY.sub("", _URL_USER.sub("", " ".join(text.split())))
+    return text if len(text) <= _MAX_DETAIL else f"{text[:_MAX_DETAIL]} …"
