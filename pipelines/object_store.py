@@ -1,11 +1,11 @@
 """S3 with requests that are bounded in time, tried again while that may help, and proved to be what was asked for.
 
-s3fs and botocore have time-outs and retries of their own, which multiply: here they are off, and ``BOUNDS`` is all there
-is. A range is taken for true only if Content-Range says so, and for the end of the object only if it says that too.
+s3fs and botocore have time-outs and retries of their own, which multiply: here they are off, and ``BOUNDS`` is all
+there is. A range is taken for true only if Content-Range says so, and for the end of the object only if it says that.
 """
 
 import asyncio
-import errno
+import hashlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,22 +13,24 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import tenacity
-from aiohttp import ClientError
-from botocore.exceptions import BotoCoreError, HTTPClientError, IncompleteReadError
-from botocore.exceptions import ConnectionError as NoConnection
-from botocore.parsers import ResponseParserError
-from fsspec.asyn import sync_wrapper
+from fsspec.asyn import sync
 from s3fs import S3FileSystem
+
+from pipelines.store_errors import (
+    REQUEST_ERRORS,
+    UnsoundAnswerError,
+    UploadLostError,
+    answer_of,
+    detail_of,
+    is_transient,
+    told,
+)
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 32 << 20
 _CONNECTIONS = 64
-_BUSY_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
-_BUSY_CODES = {"RequestTimeout", "SlowDown", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
-_OUT_OF_RANGE, _REPLACED = 416, 412
+_OUT_OF_RANGE = 416
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_URL_USER, _URL_QUERY = re.compile(r"(?<=://)[^\s/@\"']+@"), re.compile(r"(?<=[\w/])\?[^\s\"']+")
-_MAX_DETAIL = 300
 ResultT = TypeVar("ResultT")
 
 
@@ -71,14 +73,6 @@ class Piece(NamedTuple):
     mark: str
 
 
-class UnsoundAnswer(ConnectionError):
-    """The store's answer is not one to what was asked."""
-
-
-class UploadLost(ConnectionError):
-    """The store does not know an upload that was begun, as after an answer that was lost on its way."""
-
-
 class ObjectStore(S3FileSystem):
     """s3fs, every request of which passes through ``_call_s3`` and ``read_piece``.
 
@@ -100,7 +94,23 @@ class ObjectStore(S3FileSystem):
                 return await request(method, *positional, **options)
 
         key = options.get("Key") or options.get("Prefix") or ""
-        return await _patiently(once, f"s3://{options.get('Bucket', '')}/{key}")
+        try:
+            return await _patiently(once, f"s3://{options.get('Bucket', '')}/{key}")
+        except UploadLostError:
+            # The upload also is unknown once it was completed, by a try whose answer came too late.
+            if method != "complete_multipart_upload" or not await self._is_there(**options):
+                raise
+            return {}
+
+    async def _is_there(self, *, Bucket: str, Key: str, MultipartUpload: dict[str, Any], **_: Any) -> bool:
+        """Whether an object was put together from just these parts."""
+        try:
+            digests = [bytes.fromhex(part["ETag"].strip('"')) for part in MultipartUpload["Parts"]]
+            found = await self._info(f"{Bucket}/{Key}")
+        except (FileNotFoundError, ValueError):
+            return False
+        whole = hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
+        return found.get("ETag", "").strip('"') == f"{whole}-{len(digests)}"
 
     async def _read_piece(self, path: str, start: int, stop: int, *, mark: str = "") -> Piece:
         """Bytes [start, stop) of an object, fewer (or none) only where it ends before. ``mark``: of this content."""
@@ -114,7 +124,7 @@ class ObjectStore(S3FileSystem):
                 async with asyncio.timeout(BOUNDS.window_s):
                     answer = await request("get_object", **options)
             except OSError as error:
-                if _answer_of(error)[0] == _OUT_OF_RANGE:
+                if answer_of(error)[0] == _OUT_OF_RANGE:
                     return None
                 raise
             async with answer["Body"] as body:
@@ -126,10 +136,15 @@ class ObjectStore(S3FileSystem):
             return piece
         total = (await self._info(path))["size"]
         if start < total:
-            raise UnsoundAnswer(f"got no bytes at {start} of {url}, which has {total}; start the same command again")
+            raise UnsoundAnswerError(
+                f"got no bytes at {start} of {url}, which has {total}; start the same command again"
+            )
         return Piece(b"", total, mark)
 
-    read_piece = sync_wrapper(_read_piece)
+    def read_piece(self, path: str, start: int, stop: int, *, mark: str = "") -> Piece:
+        """``_read_piece``, for callers that cannot wait."""
+        piece: Any = sync(self.loop, self._read_piece, path, start, stop, mark=mark)
+        return piece
 
     def read_pieces(
         self, path: str, *, start: int = 0, stop: int | None = None, piece_bytes: int = _PIECE_BYTES
@@ -148,13 +163,13 @@ class ObjectStore(S3FileSystem):
     async def _put_file(self, lpath: str, rpath: str, *positional: Any, **options: Any) -> None:
         try:
             await super()._put_file(lpath, rpath, *positional, **options)
-        except UploadLost:
+        except UploadLostError:
             await super()._put_file(lpath, rpath, *positional, **options)
 
     async def _pipe_file(self, path: str, data: bytes, *positional: Any, **options: Any) -> None:
         try:
             await super()._pipe_file(path, data, *positional, **options)
-        except UploadLost:
+        except UploadLostError:
             await super()._pipe_file(path, data, *positional, **options)
 
 
@@ -168,17 +183,17 @@ def _extent(answer: dict[str, Any], start: int, stop: int) -> tuple[int, int]:
     """(bytes of the answer, bytes of the object) of an answer to the range [start, stop), by its head.
 
     Raises:
-        UnsoundAnswer: it is that of another range.
+        UnsoundAnswerError: it is that of another range.
     """
     told, length = answer.get("ContentRange", ""), answer.get("ContentLength")
     if not told and start == 0 and length is not None and length <= stop:
         return length, length
     found = _CONTENT_RANGE.fullmatch(told)
     if not found:
-        raise UnsoundAnswer(f"got the whole object for bytes {start} to {stop}")
+        raise UnsoundAnswerError(f"got the whole object for bytes {start} to {stop}")
     first, last, total = map(int, found.groups())
     if first != start or last != min(stop, total) - 1 or length not in (None, last + 1 - first):
-        raise UnsoundAnswer(f"got {length} bytes under {told!r} for bytes {start} to {stop}")
+        raise UnsoundAnswerError(f"got {length} bytes under {told!r} for bytes {start} to {stop}")
     return last + 1 - first, total
 
 
@@ -195,7 +210,7 @@ async def _read_all(body: Any, length: int) -> bytes:
                 data += piece
                 is_over = not piece or len(data) > length
     if len(data) != length:
-        raise UnsoundAnswer(f"got {len(data)} of {length} bytes")
+        raise UnsoundAnswerError(f"got {len(data)} of {length} bytes")
     return bytes(data)
 
 
@@ -203,7 +218,7 @@ async def _patiently(once: Callable[[], Awaitable[ResultT]], url: str) -> Result
     """Call ``once`` until it answers soundly, within ``BOUNDS``."""
     bounds = BOUNDS
     retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(_is_transient),
+        retry=tenacity.retry_if_exception(is_transient),
         stop=tenacity.stop_after_attempt(bounds.max_tries)
         | (tenacity.stop_after_attempt(2) & tenacity.stop_after_delay(bounds.patience_s)),
         wait=tenacity.wait_random_exponential(multiplier=bounds.pause_s, max=bounds.max_pause_s),
@@ -212,65 +227,14 @@ async def _patiently(once: Callable[[], Awaitable[ResultT]], url: str) -> Result
     )
     try:
         return await retrying(once)
-    except (OSError, BotoCoreError, ClientError) as error:
+    except REQUEST_ERRORS as error:
         # The chain of causes may quote signed requests.
-        raise _told(error, url, retrying.statistics) from None
+        statistics = retrying.statistics
+        tries, seconds = statistics["attempt_number"], statistics["delay_since_first_attempt"]
+        raise told(error, url, tries=tries, seconds=seconds) from None
 
 
 def _tell(url: str, state: tenacity.RetryCallState) -> None:
     """A word to whoever waits; one failed try is nothing unusual."""
     if state.attempt_number > 1 and state.outcome and (error := state.outcome.exception()):
-        _log.warning("%s: try %d failed (%s), trying again", url, state.attempt_number, _detail(error))
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Worth another try: time-outs, lost connections, broken answers, a store that is busy or out of order."""
-    status, code, _ = _answer_of(error)
-    if status:
-        return status in _BUSY_STATUS or code in _BUSY_CODES
-    broken = (NoConnection, HTTPClientError, IncompleteReadError, ResponseParserError, ClientError)
-    return isinstance(error, (ConnectionError, TimeoutError, *broken))
-
-
-def _answer_of(error: BaseException) -> tuple[int, str, str]:
-    """Status, code and message of the answer that s3fs made an error of; (0, "", "") if there was none."""
-    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
-    if not isinstance(response, dict):
-        return 0, "", ""
-    told = response.get("Error", {})
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return status, str(told.get("Code", "")), str(told.get("Message", ""))
-
-
-def _told(error: BaseException, url: str, statistics: dict[str, Any]) -> OSError:
-    """The error as whoever runs a job should see it."""
-    status, code, _ = _answer_of(error)
-    detail = _detail(error)
-    if code == "NoSuchUpload":
-        return UploadLost(f"{url}: the upload was cut off ({detail}); start the same command again")
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(errno.ENOENT, f"no such object or bucket ({detail})", url)
-    if isinstance(error, PermissionError) or status in (401, 403):
-        remedy = "check the credentials, and what they may do there"
-        return PermissionError(errno.EACCES, f"the store refuses ({detail}); {remedy}", url)
-    if status == _REPLACED:
-        return OSError(errno.ESTALE, "the object was written anew while it was read; start the same command again", url)
-    if _is_transient(error):
-        tries, seconds = statistics["attempt_number"], statistics["delay_since_first_attempt"]
-        return ConnectionError(
-            f"got no sound answer from the store for {url}: {tries} tries in {seconds:.0f} s, the last: {detail}; check "
-            "the store, the network and AWS_ENDPOINT_URL, then start the same command again"
-        )
-    if status or isinstance(error, OSError):
-        return OSError(getattr(error, "errno", None) or errno.EIO, detail, url)
-    return ConnectionError(
-        f"cannot ask the store for {url}: {detail}; check AWS_ENDPOINT_URL, the region and the credentials"
-    )
-
-
-def _detail(error: BaseException) -> str:
-    """What happened, on one line, without the parts of URLs that may hold secrets."""
-    status, code, message = _answer_of(error)
-    text = f"{status} {code}: {message}" if status else f"{type(error).__name__}: {error}".removesuffix(": ")
-    text = _URL_QUERY.sub("", _URL_USER.sub("", " ".join(text.split())))
-    return text if len(text) <= _MAX_DETAIL else f"{text[:_MAX_DETAIL]} …"
+        _log.warning("%s: try %d failed (%s), trying again", url, state.attempt_number, detail_of(error))

@@ -234,7 +234,7 @@ def _resolve(url: str) -> tuple[Any, str]:
     check_url(url)
     if url[:5].lower() == "s3://":
         store = connect()
-        return store, store._strip_protocol(url)
+        return store, str(store._strip_protocol(url))
     return url_to_fs(url)
 
 

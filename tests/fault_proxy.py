@@ -1,8 +1,8 @@
 """A TCP proxy on loopback that stands before a test's S3 server and spoils chosen answers.
 
-Requests pass on with their own Host header, so that signatures stay valid; a client's ``AWS_ENDPOINT_URL`` must lead to
-the proxy by its ``url``, and the server never looks at the port. Which attempt of a request this is (0, 1, …) is counted
-for each combination of rule, method, target and range.
+Requests pass on with their own Host header, which their signature covers; the server does not mind that it names
+another port. Which attempt of a request this is (0, 1, …) is counted for each combination of rule, method, target and
+range; a rule that does not apply to this attempt leaves it to the next.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
 
 @dataclass
 class FaultProxy:
-    """``rules`` may be exchanged at any time; the first that fits is applied. ``log`` grows with every request."""
+    """``rules`` may be exchanged at any time. ``log`` grows with every request."""
 
     url: str
     upstream: tuple[str, int]
@@ -73,30 +73,32 @@ class FaultProxy:
                 await (fault or Fault()).answer(exchange)
                 if writer.is_closing():
                     break
-        with contextlib.suppress(ConnectionError):
-            writer.close()
-            await writer.wait_closed()
+        writer.close()
+
+    def forget(self) -> None:
+        """Answer truly from now on, and begin to count and log anew."""
+        self.rules = ()
+        self._counts.clear()
+        self.log.clear()
 
     def _judge(self, request: Request) -> Fault | None:
         parts = urlsplit(request.target)
         key = unquote(parts.path).lstrip("/").partition("/")[2]
         wanted = request.headers.get("range", "")
+        # Every upload has an id of its own.
+        target = (request.method, parts.path, parts.query.partition("uploadId=")[0], wanted)
+        attempt, fault = 0, None
         for number, rule in enumerate(self.rules):
             is_meant = request.method == rule.method and rule.query in parts.query
             if is_meant and fnmatch.fnmatchcase(key, rule.key):
-                # Every upload has an id of its own.
-                query = parts.query.partition("uploadId=")[0]
-                place = (number, request.method, parts.path, query, wanted)
-                attempt = self._counts[place]
-                self._counts[place] += 1
-                fault = rule.fault if attempt in rule.attempts else None
-                self._note(request.method, key, parts.query, wanted, attempt, fault)
-                return fault
-        self._note(request.method, key, parts.query, wanted, 0, None)
-        return None
-
-    def _note(self, method: str, key: str, query: str, wanted: str, attempt: int, fault: Fault | None) -> None:
-        self.log.append(Seen(method, key, query, wanted, attempt, type(fault).__name__ if fault else ""))
+                attempt = self._counts[number, *target]
+                self._counts[number, *target] += 1
+                if attempt in rule.attempts:
+                    fault = rule.fault
+                    break
+        name = type(fault).__name__ if fault else ""
+        self.log.append(Seen(request.method, key, parts.query, wanted, attempt, name))
+        return fault
 
 
 @contextlib.contextmanager
