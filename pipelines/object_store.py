@@ -36,7 +36,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """How long a store may take. No try is begun after ``patience_s`` (but always a second one), nor after the last."""
+    """How long a store may take. There is a second try; no other begins once one has failed after ``patience_s``."""
 
     connect_s: float = 5
     """For a connection to be made."""
@@ -45,8 +45,9 @@ class Bounds:
     window_s: float = 30
     """For the head of an answer, and for each ``window_bytes`` sent or received: slower is as good as dead."""
     window_bytes: int = 1 << 20
-    patience_s: float = 60
-    max_tries: int = 8
+    patience_s: float = 90
+    """Swift keeps a server that failed out for a minute, and stores that are overloaded take about as long."""
+    max_tries: int = 20
     pause_s: float = 0.5
     """Before the second try at most; it doubles with each try, up to ``max_pause_s``."""
     max_pause_s: float = 10

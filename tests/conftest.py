@@ -39,7 +39,7 @@ def s3_server(moto: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="module")
 def proxied_s3(moto: dict[str, str]) -> Iterator[FaultProxy]:
     """The S3 server behind a proxy; clients of this process find it and give up after some seconds."""
-    quick = object_store.Bounds(silence_s=1, window_s=2, patience_s=2.5, pause_s=0.02, max_pause_s=0.1)
+    quick = object_store.Bounds(silence_s=1, window_s=2, patience_s=3, max_tries=8, pause_s=0.02, max_pause_s=0.1)
     with fault_proxy(moto["AWS_ENDPOINT_URL"]) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setattr(object_store, "BOUNDS", quick)
         servers.use_s3(through(moto, proxy), patch)

@@ -244,7 +244,7 @@ def test_no_credentials_are_no_reason_to_wait(faulty_s3, other_clients):
     assert faulty_s3.log == []
 
 
-def test_the_bounds_of_a_dead_store_are_some_minute():
+def test_a_dead_store_is_told_within_two_minutes():
     bounds = Bounds()
-    assert bounds.patience_s + max(bounds.silence_s, bounds.window_s, bounds.connect_s) <= 90
+    assert bounds.patience_s + max(bounds.silence_s, bounds.window_s, bounds.connect_s) <= 120
     assert bounds.limit_s(50 << 20) >= 600, "a part of an upload over a slow line"
