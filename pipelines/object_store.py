@@ -47,7 +47,7 @@ class Bounds:
     window_bytes: int = 1 << 20
     patience_s: float = 90
     """Swift keeps a server that failed out for a minute, and stores that are overloaded take about as long."""
-    max_tries: int = 20
+    max_tries: int = 30
     pause_s: float = 0.5
     """Before the second try at most; it doubles with each try, up to ``max_pause_s``."""
     max_pause_s: float = 10

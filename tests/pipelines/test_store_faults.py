@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from fpig_core.bundle import load_bundle
 from fpig_core.schedule import Schedule
@@ -185,3 +186,7 @@ def test_a_training_stream_loses_nothing(ray_local, world, stored, faulty_s3):
     for block, oracle in zip(got, wanted, strict=True):
         assert block.keys() == oracle.keys()
         assert all(np.array_equal(block[name], oracle[name]) for name in oracle)
+
+    faulty_s3.rules = [Rule(key="*/shard-000001.tar", fault=Status(403, "AccessDenied"))]
+    with pytest.raises(RayTaskError, match=r"the store refuses .* check the credentials.*shard-000001\.tar"):
+        there(faulty_s3, lambda: blocks_of(f"{stored}/shards"))
