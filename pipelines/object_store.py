@@ -121,6 +121,7 @@ class ObjectStore(S3FileSystem):
         options |= {"IfMatch": mark} if mark else {}
 
         async def once() -> Piece | None:
+            """None: the store says that there is nothing at ``start``."""
             try:
                 async with asyncio.timeout(BOUNDS.window_s):
                     answer = await request("get_object", **options)
@@ -129,6 +130,8 @@ class ObjectStore(S3FileSystem):
                     return None
                 raise
             async with answer["Body"] as body:
+                if not answer.get("ContentRange") and answer.get("ContentLength") == 0:
+                    return None
                 length, total = _extent(answer, start, stop)
                 return Piece(await _read_all(body, length), total, answer.get("ETag", ""))
 
@@ -187,11 +190,10 @@ def _extent(answer: dict[str, Any], start: int, stop: int) -> tuple[int, int]:
         UnsoundAnswerError: it is that of another range.
     """
     told, length = answer.get("ContentRange", ""), answer.get("ContentLength")
-    if not told and start == 0 and length is not None and length <= stop:
-        return length, length
     found = _CONTENT_RANGE.fullmatch(told)
     if not found:
-        raise UnsoundAnswerError(f"got the whole object for bytes {start} to {stop}")
+        # Also where that is what was asked for: nothing proves that such an answer is whole.
+        raise UnsoundAnswerError(f"got an answer without a range for bytes {start} to {stop}")
     first, last, total = map(int, found.groups())
     if first != start or last != min(stop, total) - 1 or length not in (None, last + 1 - first):
         raise UnsoundAnswerError(f"got {length} bytes under {told!r} for bytes {start} to {stop}")

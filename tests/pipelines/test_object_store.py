@@ -101,11 +101,12 @@ def test_the_end_of_an_object_is_told_from_a_short_answer(faulty_s3, stored):
         storage.read_bytes(url, start=4900, length=1000)
 
 
-def test_a_store_that_knows_no_ranges_may_give_a_whole_object_to_who_wants_it(faulty_s3, stored):
+def test_a_whole_object_is_read_by_ranges_that_prove_it(faulty_s3, stored):
     url, data = stored
-    faulty_s3.rules = [Rule(key="*.tar", fault=Whole())]
+    faults = [Whole(), Resized(by=-50), Resized(by=-5000)]
+    faulty_s3.rules = [Rule(key="*.tar", attempts=range(1), fault=fault) for fault in faults]
     assert storage.read_bytes(url) == data
-    assert storage.read_bytes(url, start=0, length=6000) == data
+    assert faulty_s3.tries("*.tar") == [4]
 
 
 @pytest.mark.parametrize("fault", [Status(503, "SlowDown"), Reset(), Resized(by=-100)], ids=str)

@@ -39,6 +39,16 @@ def shard_set(swift) -> tuple[str, list[bytes]]:
     return url, videos
 
 
+@pytest.mark.slow
+def test_the_ends_of_objects_are_told_alike(swift):
+    url = f"s3://{servers.BUCKET}/{uuid.uuid4().hex}"
+    for data in (b"", b"x", bytes(range(256)) * 40):
+        storage.write_bytes(url, data)
+        assert storage.read_bytes(url) == data
+        for start, length in [(0, 1), (0, 20_000), (len(data), 5), (len(data) + 9, 5), (max(0, len(data) - 3), 9)]:
+            assert storage.read_bytes(url, start=start, length=length) == data[start : start + length]
+
+
 def outage(swift: Swift, name: str, seconds: float) -> threading.Thread:
     """Kill a server now, and start it again on a thread of its own."""
     swift.kill(name)
