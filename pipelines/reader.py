@@ -5,6 +5,7 @@ that its bytes have changed.
 """
 
 import contextlib
+import errno
 import hashlib
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,8 @@ def read_videos(
     finds bytes that have changed in place, and costs several times what reading from the page cache does.
 
     Raises, while iterating:
-        OSError: the store refuses or does not answer. An outage says nothing about a sample, so it rejects none.
+        OSError: the store refuses or does not answer, or the whole set is away. That says nothing about a sample, so it
+            rejects none.
     """
     samples = manifest.take(rows, columns=_COLUMNS).to_pylist()
     if storage.local_path(manifest.root) is not None:
@@ -103,7 +105,7 @@ def _read_files(manifest: Manifest, samples: Sequence[Row], *, verify: Verify, l
                 read = None
             for sample in group:
                 if (refusal := _refusal(sample, limits)) or read is None:
-                    yield refusal or SampleError("missing_shard", shard)
+                    yield refusal or _missing(manifest, shard)
                     continue
                 offset = sample["video_offset"]
                 header = read(offset - _HEADER_BYTES, _HEADER_BYTES) if _wants_header(sample, verify) else b""
@@ -126,7 +128,19 @@ def _fetch(manifest: Manifest, item: Range) -> Video:
     try:
         return storage.read_bytes(manifest.shard_url(item.shard), start=item.start, length=item.stop - item.start)
     except FileNotFoundError:
-        return SampleError("missing_shard", item.shard)
+        return _missing(manifest, item.shard)
+
+
+def _missing(manifest: Manifest, shard: str) -> SampleError:
+    """What becomes of the samples of a shard that is gone.
+
+    Raises:
+        FileNotFoundError: the manifest beside it is gone too. A folder or bucket that is away is no fault of a sample.
+    """
+    if not storage.exists(manifest.url):
+        told = "neither the shard nor the manifest beside it is there; see whether the folder or bucket is away"
+        raise FileNotFoundError(errno.ENOENT, told, manifest.shard_url(shard))
+    return SampleError("missing_shard", shard)
 
 
 def _cut_all(

@@ -1,11 +1,9 @@
 """Files and objects by URL: local paths, ``s3://`` and ``memory://``, all through fsspec.
 
-Writes appear whole or not at all. Reads ask for exact ranges and are retried a bounded number of times.
+Writes appear whole or not at all. Reads ask for exact ranges. ``object_store`` has the patience with S3.
 """
 
-import asyncio
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -15,15 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import tenacity
-from aiohttp import ClientError
-from botocore.exceptions import BotoCoreError, HTTPClientError
-from botocore.exceptions import ConnectionError as NoConnection
 from fsspec.core import url_to_fs
+
+from pipelines.object_store import ObjectStore, connect
 
 SCHEMES = ("", "file", "s3", "memory")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):")
-_TRANSIENT_ERRNO = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO)}
 _RANGE_BYTES = 8 << 20
 _DRAFT = ".draft-"
 
@@ -71,13 +66,13 @@ def relative(url: str, folder_url: str) -> str:
 
 def exists(url: str) -> bool:
     filesystem, path = _resolve(url)
-    return _retrying(filesystem.exists, path)
+    return filesystem.exists(path)
 
 
 def size(url: str) -> int:
     """Bytes of one object. Raises FileNotFoundError."""
     filesystem, path = _resolve(url)
-    return int(_retrying(filesystem.info, path)["size"])
+    return int(filesystem.info(path)["size"])
 
 
 def read_bytes(url: str, *, start: int = 0, length: int | None = None) -> bytes:
@@ -88,16 +83,10 @@ def read_bytes(url: str, *, start: int = 0, length: int | None = None) -> bytes:
         OSError: the store refuses, or does not answer also after retries.
     """
     filesystem, path = _resolve(url)
-    if length == 0:
-        return b""
-    end = None if length is None else start + length
-    try:
-        return _retrying(filesystem.cat_file, path, start=start or (None if end is None else 0), end=end)
-    except OSError:
-        # S3 refuses a range that starts behind the end, where a file gives nothing.
-        if start and start >= size(url):
-            return b""
-        raise
+    stop = None if length is None else start + length
+    if isinstance(filesystem, ObjectStore):
+        return b"".join(filesystem.read_pieces(path, start=start, stop=stop))
+    return filesystem.cat_file(path, start=start, end=stop) if length != 0 else b""
 
 
 @contextlib.contextmanager
@@ -130,7 +119,15 @@ def _pread(descriptor: int, start: int, length: int) -> bytes:
 
 
 def read_chunks(url: str, *, chunk_bytes: int = _RANGE_BYTES) -> Iterator[bytes]:
-    """The object front to back in ranges of ``chunk_bytes``, in bounded memory; each range is retried by itself."""
+    """The object front to back in ranges of ``chunk_bytes``, in bounded memory; each range is retried by itself.
+
+    Raises:
+        OSError: as ``read_bytes``, and if an object of a store was written anew in the meantime.
+    """
+    filesystem, path = _resolve(url)
+    if isinstance(filesystem, ObjectStore):
+        yield from filesystem.read_pieces(path, piece_bytes=chunk_bytes)
+        return
     total = size(url)
     for start in range(0, total, chunk_bytes):
         yield read_bytes(url, start=start, length=min(chunk_bytes, total - start))
@@ -140,7 +137,7 @@ def write_bytes(url: str, data: bytes) -> None:
     """Write a whole object at once: readers see the old one or the new one, never a part."""
     filesystem, path = _resolve(url)
     if not _is_local(filesystem):
-        _retrying(filesystem.pipe_file, path, data)
+        filesystem.pipe_file(path, data)
         return
     with _replacing(path) as draft:
         draft.write(data)
@@ -168,7 +165,7 @@ def upload(local_path: str | Path, url: str) -> None:
     """Copy a local file to ``url`` in bounded memory; it appears at once."""
     filesystem, path = _resolve(url)
     if not _is_local(filesystem):
-        _retrying(filesystem.put_file, str(local_path), path)
+        filesystem.put_file(str(local_path), path)
         return
     with open(local_path, "rb") as source, _replacing(path) as draft:
         while chunk := source.read(_RANGE_BYTES):
@@ -187,7 +184,7 @@ def writing(url: str) -> Iterator[IO[bytes]]:
         local_path = Path(folder) / "draft"
         with open(local_path, "wb") as draft:
             yield draft
-        _retrying(filesystem.put_file, str(local_path), path)
+        filesystem.put_file(str(local_path), path)
 
 
 def remove_drafts(url: str) -> None:
@@ -201,7 +198,7 @@ def list_files(url: str, *, suffix: str = "") -> list[str]:
     """All objects under a folder, at any depth, whose name ends in ``suffix``: sorted, [] without a folder."""
     filesystem, path = _resolve(url)
     root = path.rstrip("/") + "/"
-    found = _retrying(filesystem.find, path)
+    found = filesystem.find(path)
     names = [name[len(root) :] for name in found if name.startswith(root) and name.endswith(suffix)]
     return sorted(join(url, name) for name in names if _DRAFT not in name)
 
@@ -210,7 +207,7 @@ def list_stamps(url: str) -> dict[str, tuple[int, str]]:
     """What ``list_files`` lists, with the bytes of each object and a mark that changes when its content does."""
     filesystem, path = _resolve(url)
     root = path.rstrip("/") + "/"
-    found = _retrying(filesystem.find, path, detail=True)
+    found = filesystem.find(path, detail=True)
     stamps = {
         join(url, name[len(root) :]): _stamp(info)
         for name, info in found.items()
@@ -223,7 +220,7 @@ def stamp(url: str) -> tuple[int, str] | None:
     """What ``list_stamps`` tells of one object, None if there is none or it is a folder."""
     filesystem, path = _resolve(url)
     try:
-        info = _retrying(filesystem.info, path)
+        info = filesystem.info(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return None if info["type"] == "directory" else _stamp(info)
@@ -235,8 +232,10 @@ def _stamp(info: dict[str, Any]) -> tuple[int, str]:
 
 def _resolve(url: str) -> tuple[Any, str]:
     check_url(url)
-    # A cached listing would hide what other workers have written since.
-    return url_to_fs(url, use_listings_cache=False)
+    if url[:5].lower() == "s3://":
+        store = connect()
+        return store, str(store._strip_protocol(url))
+    return url_to_fs(url)
 
 
 def _is_local(filesystem: Any) -> bool:
@@ -255,31 +254,3 @@ def _replacing(path: str) -> Iterator[IO[bytes]]:
             sink.flush()
             os.fsync(sink.fileno())
         os.replace(draft, target)
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Worth another try: time-outs, dropped connections, a store that asks to slow down."""
-    if isinstance(error, (ConnectionError, TimeoutError, asyncio.TimeoutError)):
-        return True
-    if isinstance(error, OSError):
-        # s3fs builds some of its errors with the number as their only argument.
-        return bool({error.errno, *error.args[:1]} & _TRANSIENT_ERRNO)
-    return isinstance(error, (NoConnection, HTTPClientError, ClientError))
-
-
-def _retrying(call: Any, *args: Any, **options: Any) -> Any:
-    try:
-        return _attempt(call, *args, **options)
-    except (BotoCoreError, ClientError) as error:
-        remedy = "check AWS_ENDPOINT_URL, the region and the credentials"
-        raise ConnectionError(f"got no answer from the store for {args[0]}: {error}; {remedy}") from error
-
-
-@tenacity.retry(
-    retry=tenacity.retry_if_exception(_is_transient),
-    stop=tenacity.stop_after_attempt(4),
-    wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-    reraise=True,
-)
-def _attempt(call: Any, *args: Any, **options: Any) -> Any:
-    return call(*args, **options)

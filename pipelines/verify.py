@@ -128,8 +128,8 @@ def _read_sound(file: str, schema: pa.Schema, *, problems: list[str]) -> pa.Tabl
     except FileNotFoundError:
         problems.append(f"{file} is missing")
         return None
-    except (ConnectionError, TimeoutError):
-        raise  # an outage is no damage
+    except (ConnectionError, TimeoutError, PermissionError):
+        raise  # an outage is no damage, nor is a refusal
     except (pa.ArrowException, OSError) as error:
         problems.append(f"{file} cannot be read: {type(error).__name__}: {str(error)[:200]}")
         return None

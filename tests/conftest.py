@@ -6,7 +6,9 @@ import hypothesis
 import pytest
 import ray
 
+from pipelines import object_store
 from tests import servers
+from tests.fault_proxy import FaultProxy, fault_proxy, through
 
 # A loaded machine is slow, not wrong; print_blob shows how to repeat a failing example.
 hypothesis.settings.register_profile("fpig", deadline=None, print_blob=True)
@@ -32,3 +34,20 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def s3_server(moto: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """An S3 server that this process's clients find by themselves; the URL of its bucket."""
     return servers.use_s3(moto, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def proxied_s3(moto: dict[str, str]) -> Iterator[FaultProxy]:
+    """The S3 server behind a proxy; clients of this process find it and give up after some seconds."""
+    quick = object_store.Bounds(silence_s=1, window_s=2, patience_s=3, max_tries=8, pause_s=0.02, max_pause_s=0.1)
+    with fault_proxy(moto["AWS_ENDPOINT_URL"]) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(object_store, "BOUNDS", quick)
+        servers.use_s3(through(moto, proxy), patch)
+        yield proxy
+
+
+@pytest.fixture
+def faulty_s3(proxied_s3: FaultProxy) -> FaultProxy:
+    """``proxied_s3``, which spoils nothing until it is given rules."""
+    proxied_s3.forget()
+    return proxied_s3

@@ -17,6 +17,8 @@ import pytest
 import requests
 from s3fs import S3FileSystem
 
+from pipelines.object_store import ObjectStore
+
 BIN = Path(sys.executable).parent
 BUCKET = "fpig-test"
 LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by the address of a network card
@@ -110,7 +112,8 @@ def use_s3(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """Let this process, and those it starts, find the server of ``env`` -> the URL of its bucket."""
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()  # a cached client stays with the server it was made for
+    for client in (S3FileSystem, ObjectStore):
+        client.clear_instance_cache()  # a cached client stays with the server it was made for
     return f"s3://{BUCKET}"
 
 

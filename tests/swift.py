@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,7 @@ account_autocreate = true
 conn_timeout = 5
 node_timeout = 60
 recoverable_node_timeout = 60
+error_suppression_interval = 5
 
 [filter:s3api]
 use = egg:swift#s3api
@@ -104,18 +106,47 @@ def configure(folder: Path, ports: dict[str, int], programs: Path) -> None:
     (etc / "proxy.conf").write_text(common + PROXY.format(secret=SECRET) + filters)
 
 
+class Swift:
+    """The processes of one store below ``folder``; each can be killed and started again."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack):
+        self._folder, self._stack, self._programs = folder, stack, install()
+        names: tuple[str, ...] = (*BACKENDS, "proxy")
+        self._ports: dict[str, int] = dict(zip(names, free_ports(len(names)), strict=True))
+        configure(folder, self._ports, self._programs)
+        self._processes: dict[str, subprocess.Popen] = {}
+        for name in names:
+            self.start(name)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that leads to the store."""
+        return s3_env(f"http://127.0.0.1:{self._ports['proxy']}", key="test:tester", secret=SECRET)
+
+    def start(self, name: str) -> None:
+        """Start the server ``name`` (of ``BACKENDS``, or proxy), and wait until it answers."""
+        command = [str(self._programs / f"swift-{name}-server"), str(self._folder / "etc" / f"{name}.conf"), "-v"]
+        alive = answers(f"http://127.0.0.1:{self._ports[name]}/healthcheck")
+        server = running(command, env=dict(os.environ), log=self._folder / f"{name}.log", ready=alive)
+        self._processes[name] = self._stack.enter_context(server)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, in the midst of whatever it does."""
+        os.killpg(self._processes[name].pid, signal.SIGKILL)
+        self._processes[name].wait(timeout=10)
+
+
+@contextlib.contextmanager
+def swift_parts(folder: Path) -> Iterator[Swift]:
+    """A store below ``folder`` (on ext4 or XFS) with one bucket."""
+    with contextlib.ExitStack() as stack:
+        swift = Swift(folder, stack)
+        make_bucket(swift.env)
+        yield swift
+
+
 @contextlib.contextmanager
 def swift_server(folder: Path) -> Iterator[dict[str, str]]:
-    """A store below ``folder`` (on ext4 or XFS) with one bucket; yields the environment that leads to it."""
-    programs = install()
-    names: tuple[str, ...] = (*BACKENDS, "proxy")
-    ports: dict[str, int] = dict(zip(names, free_ports(len(names)), strict=True))
-    configure(folder, ports, programs)
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            command = [str(programs / f"swift-{name}-server"), str(folder / "etc" / f"{name}.conf"), "-v"]
-            alive = answers(f"http://127.0.0.1:{ports[name]}/healthcheck")
-            stack.enter_context(running(command, env=dict(os.environ), log=folder / f"{name}.log", ready=alive))
-        env = s3_env(f"http://127.0.0.1:{ports['proxy']}", key="test:tester", secret=SECRET)
-        make_bucket(env)
-        yield env
+    """The same; yields the environment that leads to it."""
+    with swift_parts(folder) as swift:
+        yield swift.env

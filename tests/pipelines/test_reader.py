@@ -171,6 +171,14 @@ def test_an_outage_rejects_no_sample(stored_set, monkeypatch):
         list(read_videos(stored_set[0], [0, 20]))
 
 
+def test_a_set_that_is_away_rejects_no_sample(shard_set):
+    manifest, _ = shard_set
+    for name in ("0.tar", "1.tar", "2.tar", "manifest.parquet"):
+        remove(manifest, name)
+    with pytest.raises(FileNotFoundError, match=r"manifest|0\.tar"):
+        list(read_videos(manifest, range(24)))
+
+
 samples = st.lists(
     st.fixed_dictionaries(
         {"shard": st.sampled_from("ab"), "video_offset": st.integers(0, 5000), "video_bytes": st.integers(0, 400)}

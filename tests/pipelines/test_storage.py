@@ -3,7 +3,6 @@ import os
 import uuid
 
 import pytest
-from botocore.exceptions import EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,52 +91,3 @@ def test_relative_undoes_join(base, parts):
     assert storage.relative(storage.join(base, *parts), base) == "/".join(parts)
     if len(parts) > 1:
         assert storage.parent(storage.join(base, *parts)) == storage.join(base, *parts[:-1])
-
-
-NO_ANSWER = EndpointConnectionError(endpoint_url="http://localhost:1")
-
-
-def failing(monkeypatch, error, times):
-    """A memory object whose reads fail the first ``times`` times; the list of calls."""
-    url = f"memory://{uuid.uuid4().hex}/x"
-    storage.write_bytes(url, b"data")
-    filesystem, _ = storage.url_to_fs(url)
-    read, calls = filesystem.cat_file, []
-
-    def flaky(*args, **options):
-        calls.append(args)
-        if len(calls) <= times:
-            raise error
-        return read(*args, **options)
-
-    monkeypatch.setattr(type(filesystem), "cat_file", lambda _, *args, **options: flaky(*args, **options))
-    monkeypatch.setattr(storage._attempt.retry, "sleep", lambda _: None)
-    return url, calls
-
-
-@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(errno.EBUSY), NO_ANSWER])
-def test_transient_failures_are_tried_again(monkeypatch, error):
-    url, calls = failing(monkeypatch, error, times=2)
-    assert storage.read_bytes(url) == b"data"
-    assert len(calls) == 3
-
-
-def test_retries_are_bounded(monkeypatch):
-    url, calls = failing(monkeypatch, ConnectionResetError("gone"), times=99)
-    with pytest.raises(ConnectionResetError, match="gone"):
-        storage.read_bytes(url)
-    assert len(calls) == 4
-
-
-def test_a_store_that_never_answers_is_a_connection_error(monkeypatch):
-    url, _ = failing(monkeypatch, NO_ANSWER, times=99)
-    with pytest.raises(ConnectionError, match="check AWS_ENDPOINT_URL"):
-        storage.read_bytes(url)
-
-
-@pytest.mark.parametrize("error", [PermissionError("no"), FileNotFoundError(), OSError(errno.EINVAL, "x")])
-def test_lasting_failures_are_not(monkeypatch, error):
-    url, calls = failing(monkeypatch, error, times=99)
-    with pytest.raises(type(error)):
-        storage.read_bytes(url)
-    assert len(calls) == 1
