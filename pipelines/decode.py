@@ -23,10 +23,10 @@ from fpig_core.preprocess import Preprocess
 from pipelines.frame_file import unpack_frames
 from pipelines.images import IMAGE_FORMATS, decode_image
 from pipelines.limits import VideoLimits
-from pipelines.manifest import FRAMES_SUFFIX
 from pipelines.pictures import plan_runs, read_pictures
 from pipelines.quarantine import SampleError
 from pipelines.resize import to_model_size
+from pipelines.suffixes import FRAMES_SUFFIX
 
 DEMUXERS = {"mp4": "mov", "mov": "mov", "mkv": "matroska", "webm": "matroska", "avi": "avi"}
 _STREAM_ERRORS = (FFmpegError, ValueError, MemoryError)
@@ -38,6 +38,7 @@ def decode_sample(
     *,
     preprocess: Preprocess,
     rng: np.random.Generator | None = None,
+    limits: VideoLimits = VideoLimits(),
 ) -> np.ndarray:
     """``decode_frames`` of a manifest row and of what ``read_videos`` gave for it; an image is a video of one frame.
 
@@ -50,7 +51,7 @@ def decode_sample(
     if suffix == FRAMES_SUFFIX:
         return unpack_frames(video, preprocess=preprocess, rng=rng)
     if suffix in IMAGE_FORMATS:
-        return decode_image(video, suffix=suffix, preprocess=preprocess)
+        return decode_image(video, suffix=suffix, preprocess=preprocess, limits=limits)
     return decode_frames(
         video,
         suffix=suffix,
@@ -58,6 +59,7 @@ def decode_sample(
         start_s=record["start_s"],
         end_s=record["end_s"],
         rng=rng,
+        limits=limits,
     )
 
 

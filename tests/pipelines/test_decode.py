@@ -16,8 +16,8 @@ from fpig_core.preprocess import Preprocess
 from pipelines import decode
 from pipelines.decode import DEMUXERS, decode_frames, decode_sample
 from pipelines.limits import VideoLimits
-from pipelines.manifest import VIDEO_SUFFIXES
 from pipelines.quarantine import SampleError
+from pipelines.suffixes import VIDEO_SUFFIXES
 from tests.pipelines.videos import all_frames, make_video, shrink
 
 KINDS = [
