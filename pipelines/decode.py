@@ -99,7 +99,7 @@ def decode_frames(
             metadata_errors="replace",
         )
     except FFmpegError as error:
-        raise SampleError("bad_container", _text(error)) from error
+        raise SampleError.of("bad_container", error) from error
     with container:
         clip = _Clip(container, limits)
 
@@ -190,14 +190,14 @@ class _Clip:
         try:
             return _to_model_size(frame, preprocess)
         except _STREAM_ERRORS as error:
-            raise SampleError("bad_stream", _text(error)) from error
+            raise SampleError.of("bad_stream", error) from error
 
     def _demux(self, container: InputContainer) -> list[Packet]:
         try:
             demuxed = itertools.islice(container.demux(self._stream), self._limits.max_frames + 2)
             packets = [packet for packet in demuxed if packet.size]
         except FFmpegError as error:
-            raise SampleError("bad_container", _text(error)) from error
+            raise SampleError.of("bad_container", error) from error
         if not packets:
             raise SampleError("no_frames")
         if len(packets) > self._limits.max_frames:
@@ -214,7 +214,7 @@ class _Clip:
             for packet in [*packets, None]:
                 yield from self._codec.decode(packet)
         except _STREAM_ERRORS as error:
-            raise SampleError("bad_stream", _text(error)) from error
+            raise SampleError.of("bad_stream", error) from error
 
     def _decode_strictly(self, packets: Sequence[Packet]) -> Iterator[tuple[int, VideoFrame]]:
         """The same with the time of each frame; _UnfitError unless the frames are sound, in order and one a packet."""
@@ -270,7 +270,3 @@ def _to_model_size(frame: VideoFrame, preprocess: Preprocess) -> np.ndarray:
     """uint8 [3, H, W]: upright and resized."""
     rgb_HW3 = frame.reformat(format="rgb24", threads=1).to_ndarray()
     return to_model_size(Image.fromarray(np.rot90(rgb_HW3, k=round(frame.rotation / 90) % 4)), preprocess)
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"

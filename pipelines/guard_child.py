@@ -89,7 +89,7 @@ def _serve(head: bytes, body: bytes, ask_parent: Callable[[int, int], bytes]) ->
     except Exception as error:
         return _rejection(SampleError("decoder_crashed", f"{type(error).__name__}: {error}")), b""
     finally:
-        _limit(None, None)
+        _lift_limits()
     if isinstance(result, np.ndarray):
         assert result.dtype == np.uint8, result.dtype
         return {"kind": "array", "shape": result.shape}, np.ascontiguousarray(result).reshape(-1)
@@ -98,17 +98,22 @@ def _serve(head: bytes, body: bytes, ask_parent: Callable[[int, int], bytes]) ->
     return {"kind": "value", "value": result}, b""
 
 
-def _limit(max_cpu_s: float | None, max_memory_bytes: int | None) -> None:
-    """Let this process use so much more than it has used; None: as much as it likes. The hard limits stay open."""
+def _limit(max_cpu_s: float, max_memory_bytes: int) -> None:
+    """Let this process use so much more than it has used. The hard limits stay, so that the next call has its own."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    until = {
-        resource.RLIMIT_CPU: None if max_cpu_s is None else math.ceil(usage.ru_utime + usage.ru_stime + max_cpu_s),
-        resource.RLIMIT_AS: None if max_memory_bytes is None else _address_space() + max_memory_bytes,
-    }
-    for kind, limit in until.items():
-        hard = resource.getrlimit(kind)[1]
-        is_open = limit is None or (hard != resource.RLIM_INFINITY and limit > hard)
-        resource.setrlimit(kind, (hard if is_open else limit, hard))
+    _set_soft(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + max_cpu_s))
+    _set_soft(resource.RLIMIT_AS, _address_space() + max_memory_bytes)
+
+
+def _lift_limits() -> None:
+    for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
+        _set_soft(kind, resource.RLIM_INFINITY)
+
+
+def _set_soft(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    bounds = [bound for bound in (value, hard) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(kind, (min(bounds, default=resource.RLIM_INFINITY), hard))
 
 
 def _address_space() -> int:

@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -26,17 +26,7 @@ _TICK_S = 1.0
 _PIPE_BYTES = 1 << 20
 _MAX_HEAD_BYTES = 1 << 20
 # No password of the parent's environment comes near foreign bytes.
-_KEPT_ENV = (
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "PATH",
-    "PYTHONDONTWRITEBYTECODE",
-    "PYTHONHOME",
-    "TMPDIR",
-    "TZ",
-)
+_KEPT_ENV = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "TMPDIR", "TZ")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
@@ -63,40 +53,36 @@ class GuardProcess:
     """
 
     def __init__(self) -> None:
-        lifeline, self._lifeline = os.pipe()
-        try:
+        with _lifeline() as (held, given):
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipelines.guard_child", str(lifeline)],
+                [sys.executable, "-P", "-m", "pipelines.guard_child", str(given)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                pass_fds=(lifeline,),
+                pass_fds=(given,),
                 env=_environment(),
             )
-        except BaseException:
-            os.close(self._lifeline)
-            raise
-        finally:
-            os.close(lifeline)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._pipes = (self._process.stdin, self._process.stdout, held)
+        self.num_served = 0
+        try:
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def _greet(self) -> None:
         for pipe in (self._to, self._from):
             os.set_blocking(pipe, False)
             with contextlib.suppress(OSError):  # a user may have only so many large ones
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self.num_served = 0
         self._patience = _Patience(self.pid, VideoLimits(max_idle_s=_START_S, max_wait_s=_START_S))
         try:
             self._receive(max_bytes=0)
         except EndedError as error:
-            self.close()
-            raise RuntimeError(
-                f"the process that decodes videos does not start ({error.why}); its stderr says why"
-            ) from error
-        except BaseException:
-            self.close()
-            raise
+            raise RuntimeError(f"the process that decodes videos does not start ({error.why}): see stderr") from None
 
     @property
     def pid(self) -> int:
@@ -128,12 +114,8 @@ class GuardProcess:
         """End the process and wait for its end."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
+        for pipe in self._pipes:
             pipe.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-        self._lifeline = -1
 
     def _send(self, head: bytes, body: bytes) -> None:
         for piece in (LENGTHS.pack(len(head), len(body)) + head, body):
@@ -147,16 +129,16 @@ class GuardProcess:
                     raise self._end() from None
 
     def _receive(self, *, max_bytes: int) -> tuple[dict[str, Any], np.ndarray]:
-        head_bytes, body_bytes = LENGTHS.unpack(self._take(LENGTHS.size))
+        head_bytes, body_bytes = LENGTHS.unpack(self._take(LENGTHS.size).data)
         if head_bytes > _MAX_HEAD_BYTES or body_bytes > max_bytes:
             self._process.kill()
             raise EndedError(f"an answer of {body_bytes} bytes")
-        head = json.loads(bytes(self._take(head_bytes)))
+        head = json.loads(self._take(head_bytes).tobytes())
         return head, self._take(body_bytes)
 
     def _take(self, num_bytes: int) -> np.ndarray:
         buffer = np.empty(num_bytes, np.uint8)
-        left = memoryview(buffer)
+        left = buffer.data
         while left:
             try:
                 count = os.readv(self._from, [left])
@@ -211,6 +193,20 @@ def _cpu_ticks(pid: int) -> int:
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+@contextlib.contextmanager
+def _lifeline() -> Iterator[tuple[IO[bytes], int]]:
+    """A pipe whose one end is held here, and dies with this process; the other one is for a child to inherit."""
+    given, held = os.pipe()
+    file = os.fdopen(held, "wb", buffering=0)
+    try:
+        yield file, given
+    except BaseException:
+        file.close()
+        raise
+    finally:
+        os.close(given)
 
 
 def _environment() -> dict[str, str]:

@@ -58,6 +58,12 @@ class SampleError(Exception):
         self.code = code
         self.detail = detail
 
+    @classmethod
+    def of(cls, code: str, error: Exception) -> "SampleError":
+        """``code`` for what a library says of the bytes; ``too_large`` if it had not enough memory."""
+        detail = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+        return cls("too_large" if isinstance(error, MemoryError) else code, detail)
+
     @property
     def stage(self) -> str:
         return stage_of(self.code)
