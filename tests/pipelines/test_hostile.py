@@ -283,14 +283,14 @@ def test_locations_that_are_commands_or_hosts_are_refused(tmp_path, location):
         find_sources(str(tmp_path / "list.txt"), "")
 
 
-@pytest.mark.parametrize("shard", ["pipe:cat canary.mp4", "../../canary.mp4", "http://127.0.0.1/a.tar", "x::/a.tar"])
+@pytest.mark.parametrize("shard", ["pipe:cat canary.mp4", "http://127.0.0.1/a.tar", "x::/a.tar"])
 def test_a_manifest_that_names_commands_or_hosts_reads_nothing(tmp_path, untouched, shard):
     write_shards(tmp_path / "shards", 1)
     (row,) = load_manifest(str(tmp_path / "shards")).table.to_pylist()
     table = pa.Table.from_pylist([row | {"shard": shard}], schema=MANIFEST_SCHEMA)
     manifest = save_manifest(str(tmp_path / "shards"), table)
     if "::" in shard or "://" in shard:
-        with pytest.raises(ValueError, match="wanted|not known"):
+        with pytest.raises(ValueError, match=r"wanted|not known"):
             next(read_videos(manifest, [0]))
         return
     (found,) = read_videos(manifest, [0])
