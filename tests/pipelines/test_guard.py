@@ -110,15 +110,15 @@ def test_a_busy_machine_is_no_reason(monkeypatch):
     def starve():
         while not stop.is_set():
             os.kill(child, signal.SIGSTOP)
-            time.sleep(0.3)
+            time.sleep(0.2)
             os.kill(child, signal.SIGCONT)
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     thread = threading.Thread(target=starve)
     thread.start()
     try:
-        spin = functools.partial(victims.spin, cpu_s=0.3)
-        assert run_guarded(spin, b"", limits=VideoLimits(max_cpu_s=1, max_idle_s=1)) == child
+        spin = functools.partial(victims.spin, cpu_s=0.6)
+        assert run_guarded(spin, b"", limits=VideoLimits(max_cpu_s=2, max_idle_s=1.5)) == child
     finally:
         stop.set()
         thread.join()

@@ -7,20 +7,15 @@ import contextlib
 import functools
 import gzip
 import io
-import os
 import pickle
-import signal
 import tarfile
-import time
 from pathlib import Path
 
 import av
 import pyarrow as pa
 import pytest
-import ray
 from av.error import FFmpegError
 
-from fpig_core.schedule import Schedule
 from pipelines.annotations import Record
 from pipelines.embed import EmbedSettings, embed_parts, finish_embedding, plan_embedding
 from pipelines.guard import run_guarded
@@ -28,7 +23,6 @@ from pipelines.guarded import decode_guarded
 from pipelines.indexing import IndexSettings, index_shards
 from pipelines.limits import VideoLimits
 from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, save_manifest
-from pipelines.plan import Plan
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
 from pipelines.shard_pool import write_here
@@ -36,12 +30,10 @@ from pipelines.shard_set import claim_set, finish_set
 from pipelines.shards import plan_shard_set
 from pipelines.sources import Source, find_sources
 from pipelines.storage import check_url
-from pipelines.stream import NOT_A_SAMPLE, StreamSource, load_block
 from pipelines.transcode import Encoding
 from pipelines.verify import verify_corpus
 from tests.pipelines import hostile, victims
 from tests.pipelines.hostile import Canary
-from tests.pipelines.test_guard import is_alive
 from tests.pipelines.videos import make_video
 from tests.worlds import PREPROCESS, write_model, write_shards
 
@@ -220,57 +212,6 @@ def test_an_embedding_counts_every_hostile_file_once(ray_local, shards, files, c
     assert verify_corpus(str(tmp_path / "corpus"), manifest).problems == ()
 
 
-CRASH = b"CRASH" * 100
-SITECUSTOMIZE = """
-import os, signal
-import av
-_open = av.open
-def open(file, *args, **kwargs):
-    if file.getvalue().startswith(b"CRASH"):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return _open(file, *args, **kwargs)
-av.open = open
-"""
-
-
-@ray.remote(num_cpus=0, max_restarts=0)
-class Worker:
-    def load(self, source, block):
-        columns = load_block(source, block)
-        return os.getpid(), columns["uid"].tolist(), columns["reason"].tolist()
-
-    def child(self):
-        return run_guarded(victims.pid, b"")
-
-
-def test_a_crash_costs_its_sample_and_not_the_worker(ray_local, tmp_path):
-    """FFmpeg is made to crash for one video; it would kill the worker, too, if that decoded."""
-    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    crashing = 5
-    film = make_video(num_frames=4)
-    manifest = write_shards(tmp_path / "shards", 16, film=lambda number: CRASH if number == crashing else film)
-    schedule = Schedule(num_train=16, num_val=16, global_batch=8, epochs=1)
-    plan = Plan(schedule=schedule, seed=0, digest=manifest.digest)
-    manifests = {"train": manifest, "val": manifest}
-    source = StreamSource(plan=plan, preprocess=PREPROCESS, manifests=manifests, block_rows=4)
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    worker = Worker.options(runtime_env={"env_vars": {"PYTHONPATH": path}}).remote()
-    blocks = ray.get([worker.load.remote(source, block) for block in range(schedule.num_batches * 2)])
-    (process,) = {process for process, _, _ in blocks}
-    reason_of = {}
-    for _, uids, reasons in blocks:
-        reason_of |= {uid: reason for uid, reason in zip(uids, reasons, strict=True) if reason != NOT_A_SAMPLE}
-    uid = manifest.table.to_pylist()[crashing]["uid"]
-    assert reason_of == {row["uid"]: "" for row in manifest.table.to_pylist()} | {uid: "decoder_crashed"}
-
-    child = ray.get(worker.child.remote())
-    os.kill(process, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while is_alive(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("location", ["pipe:cat x |", "http://127.0.0.1/x.mp4", "concat:a|b", "file:a", "a::b"])
 def test_locations_that_are_commands_or_hosts_are_refused(tmp_path, location):
     with pytest.raises(ValueError, match="wanted"):
@@ -310,7 +251,7 @@ def test_a_careless_player_does_touch_the_canary(canary, files, kind, options, c
     """Negative control: the files are as dangerous as they say."""
     data = files[{"hls": "hls.mp4", "concat": "ffconcat.mp4", "mov": "external.mov"}[kind]]
     canary.touched()
-    opened = functools.partial(av.open, io.BytesIO(data), format=kind, options=options, timeout=0.5)
+    opened = functools.partial(av.open, io.BytesIO(data), mode="r", format=kind, options=options, timeout=0.5)
     with contextlib.suppress(FFmpegError), opened() as container:
         for _ in container.demux():
             pass
