@@ -72,7 +72,10 @@ class _Children:
             if child.is_running:
                 return child
             child.close()
-        return GuardProcess()
+        try:
+            return GuardProcess()
+        except RuntimeError:
+            return GuardProcess()  # the first one may have been killed from outside
 
     def put_back(self, child: GuardProcess) -> None:
         with self._lock:

@@ -105,10 +105,13 @@ class GuardProcess:
         self._send(pickle.dumps((function, by_range, limits.max_cpu_s, memory_bytes)), body)
         head, answer = self._receive(max_bytes=memory_bytes)
         while head["kind"] == "range" and callable(data):
-            self._send(b"", data(head["start"], head["length"]))
+            with _distrust():
+                start, length = int(head["start"]), int(head["length"])
+            self._send(b"", data(start, length))
             head, answer = self._receive(max_bytes=memory_bytes)
         self.num_served += 1
-        return Answer(_value(head, answer), bool(head["is_last"]))
+        with _distrust():
+            return Answer(_value(head, answer), bool(head["is_last"]))
 
     def close(self) -> None:
         """End the process and wait for its end."""
@@ -133,7 +136,9 @@ class GuardProcess:
         if head_bytes > _MAX_HEAD_BYTES or body_bytes > max_bytes:
             self._process.kill()
             raise EndedError(f"an answer of {body_bytes} bytes")
-        head = json.loads(self._take(head_bytes).tobytes())
+        with _distrust():
+            head = dict(json.loads(self._take(head_bytes).tobytes()))
+            head["kind"] = str(head["kind"])
         return head, self._take(body_bytes)
 
     def _take(self, num_bytes: int) -> np.ndarray:
@@ -213,6 +218,15 @@ def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_ENV if name in os.environ}
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     return kept | _ONE_THREAD | {"PYTHONPATH": path}
+
+
+@contextlib.contextmanager
+def _distrust() -> Iterator[None]:
+    """An answer that is none counts as the end of the process that gave it."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AssertionError) as error:
+        raise EndedError(f"an answer that is none: {type(error).__name__}") from error
 
 
 def _value(head: dict[str, Any], body: np.ndarray) -> Any:

@@ -84,6 +84,12 @@ def test_an_exit_and_an_error_that_nobody_foresaw_are_told():
     assert (error.code, error.detail) == ("decoder_crashed", "KeyError: 'what nobody foresaw'")
 
 
+def test_a_child_that_lies_is_not_believed():
+    error = rejected(victims.forge)
+    assert (error.code, error.detail) == ("decoder_crashed", "an answer that is none: JSONDecodeError")
+    assert pid()
+
+
 def test_too_much_cpu_time_is_told():
     error = rejected(functools.partial(victims.spin, cpu_s=60), max_cpu_s=1)
     assert (error.code, error.detail) == ("too_slow", "over its limit of CPU time")
