@@ -63,7 +63,7 @@ lint: $(STAMP)
 	$(BIN)/python -m pytest tests/test_layers.py
 
 bench: $(STAMP)
-	for name in data cache model embed search; do echo "== benchmarks.$$name"; $(BIN)/python -m "benchmarks.$$name"; done
+	for name in data cache guard model embed search; do echo "== benchmarks.$$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -16,7 +16,7 @@ from fpig_core.models import method_of
 from jobs.cli import Report, launch
 from jobs.models import model_folder
 from pipelines import storage
-from pipelines.decode import decode_sample
+from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.manifest_file import is_ok
 from pipelines.quarantine import SampleError
@@ -106,7 +106,7 @@ def draw_rows(model: FPig, manifest: Manifest, rows: list[int]) -> tuple[list[To
 
 
 def draw_video(model: FPig, sample: dict, data: bytes | SampleError) -> TokenPicture:
-    frame_F3HW = decode_sample(sample, data, preprocess=model.config.preprocess)
+    frame_F3HW = decode_guarded(sample, data, preprocess=model.config.preprocess)
     with torch.inference_mode():
         selection = model.encode_video(torch.from_numpy(frame_F3HW)[None]).selection
     encoder = model.video

@@ -19,14 +19,13 @@ from jobs.cli import Report, launch
 from jobs.remedies import REMEDIES
 from jobs.text import plain
 from pipelines import storage
-from pipelines.decode import decode_sample
+from pipelines.guarded import decode_guarded, probe_guarded
 from pipelines.limits import VideoLimits
-from pipelines.manifest import IMAGE_SUFFIXES
-from pipelines.manifest_file import OK
-from pipelines.probe import Probe, probe_media
-from pipelines.quarantine import REASONS, SampleError
+from pipelines.probe import Probe
+from pipelines.quarantine import OK, REASONS, SampleError
 from pipelines.samples import NOTES, Found, Sample
 from pipelines.shard_index import read_samples
+from pipelines.suffixes import IMAGE_SUFFIXES
 from pipelines.tarwalk import SHARD_REASONS
 
 EXAMPLE = "python -m jobs.inspect_shard runs/demo/shards/test/shard-000000.tar --out shard.png"
@@ -109,7 +108,7 @@ def describe(url: str, sample: Sample, num_bytes: int) -> dict[str, Any]:
     probe = Probe()
     if row["status"] == OK:
         read = functools.partial(_read, url, row["video_offset"])
-        probe = probe_media(read, num_bytes=row["video_bytes"], suffix=row["video_suffix"])
+        probe = probe_guarded(read, num_bytes=row["video_bytes"], suffix=row["video_suffix"])
     kept = ("key", "video_id", "captions", "start_s", "end_s", "video_suffix", "video_offset", "video_bytes")
     return {name: row[name] for name in (*kept, "status", "reason")} | {"members": members} | probe._asdict()
 
@@ -205,7 +204,7 @@ def _thumbnail(url: str, entry: dict[str, Any]) -> Thumbnail:
             raise SampleError("too_large", human_bytes(entry["video_bytes"]))
         data = _read(url, entry["video_offset"], 0, entry["video_bytes"])
         preprocess = Preprocess(num_frames=num_frames, size=FRAME_PX, resize_mode="shortest")
-        frames = decode_sample(entry, data, preprocess=preprocess)
+        frames = decode_guarded(entry, data, preprocess=preprocess)
     except SampleError as error:
         return Thumbnail(title, caption, None, f"{error}: {REMEDIES[error.code]}")
     return Thumbnail(title, caption, frames)

@@ -36,5 +36,7 @@ REMEDIES = {
     "bad_stream": f"download it again, for it may be cut; else {_RE_ENCODE}",
     "empty_segment": "give a segment inside the video",
     "bad_frames": "store the frames again with python -m jobs.cache_frames, at the size the model wants",
+    "too_slow": "make it quick to enter: python -m jobs.write_shards --transcode; else leave it out",
+    "decoder_crashed": f"download it again, for it may be damaged; else {_RE_ENCODE}",
     "bad_image": "download the image again, or leave it out",
 }

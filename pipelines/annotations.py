@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from pipelines import storage
-from pipelines.manifest import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from pipelines.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from pipelines.tables import read_rows
 
 PROBLEMS = {

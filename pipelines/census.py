@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.manifest_file import OK
+from pipelines.quarantine import OK
 
 CAPTIONS_UPTO = (0, 1, 5, 20)
 WORDS_UPTO = (5, 10, 20, 40, 77)  # CLIP's text towers see 77 tokens

@@ -23,10 +23,10 @@ from fpig_core.preprocess import Preprocess
 from pipelines.frame_file import unpack_frames
 from pipelines.images import IMAGE_FORMATS, decode_image
 from pipelines.limits import VideoLimits
-from pipelines.manifest import FRAMES_SUFFIX
 from pipelines.pictures import plan_runs, read_pictures
 from pipelines.quarantine import SampleError
 from pipelines.resize import to_model_size
+from pipelines.suffixes import FRAMES_SUFFIX
 
 DEMUXERS = {"mp4": "mov", "mov": "mov", "mkv": "matroska", "webm": "matroska", "avi": "avi"}
 _STREAM_ERRORS = (FFmpegError, ValueError, MemoryError)
@@ -38,6 +38,7 @@ def decode_sample(
     *,
     preprocess: Preprocess,
     rng: np.random.Generator | None = None,
+    limits: VideoLimits = VideoLimits(),
 ) -> np.ndarray:
     """``decode_frames`` of a manifest row and of what ``read_videos`` gave for it; an image is a video of one frame.
 
@@ -50,7 +51,7 @@ def decode_sample(
     if suffix == FRAMES_SUFFIX:
         return unpack_frames(video, preprocess=preprocess, rng=rng)
     if suffix in IMAGE_FORMATS:
-        return decode_image(video, suffix=suffix, preprocess=preprocess)
+        return decode_image(video, suffix=suffix, preprocess=preprocess, limits=limits)
     return decode_frames(
         video,
         suffix=suffix,
@@ -58,6 +59,7 @@ def decode_sample(
         start_s=record["start_s"],
         end_s=record["end_s"],
         rng=rng,
+        limits=limits,
     )
 
 
@@ -97,7 +99,7 @@ def decode_frames(
             metadata_errors="replace",
         )
     except FFmpegError as error:
-        raise SampleError("bad_container", _text(error)) from error
+        raise SampleError.of("bad_container", error) from error
     with container:
         clip = _Clip(container, limits)
 
@@ -188,14 +190,14 @@ class _Clip:
         try:
             return _to_model_size(frame, preprocess)
         except _STREAM_ERRORS as error:
-            raise SampleError("bad_stream", _text(error)) from error
+            raise SampleError.of("bad_stream", error) from error
 
     def _demux(self, container: InputContainer) -> list[Packet]:
         try:
             demuxed = itertools.islice(container.demux(self._stream), self._limits.max_frames + 2)
             packets = [packet for packet in demuxed if packet.size]
         except FFmpegError as error:
-            raise SampleError("bad_container", _text(error)) from error
+            raise SampleError.of("bad_container", error) from error
         if not packets:
             raise SampleError("no_frames")
         if len(packets) > self._limits.max_frames:
@@ -212,7 +214,7 @@ class _Clip:
             for packet in [*packets, None]:
                 yield from self._codec.decode(packet)
         except _STREAM_ERRORS as error:
-            raise SampleError("bad_stream", _text(error)) from error
+            raise SampleError.of("bad_stream", error) from error
 
     def _decode_strictly(self, packets: Sequence[Packet]) -> Iterator[tuple[int, VideoFrame]]:
         """The same with the time of each frame; _UnfitError unless the frames are sound, in order and one a packet."""
@@ -268,7 +270,3 @@ def _to_model_size(frame: VideoFrame, preprocess: Preprocess) -> np.ndarray:
     """uint8 [3, H, W]: upright and resized."""
     rgb_HW3 = frame.reformat(format="rgb24", threads=1).to_ndarray()
     return to_model_size(Image.fromarray(np.rot90(rgb_HW3, k=round(frame.rotation / 90) % 4)), preprocess)
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"

@@ -16,7 +16,7 @@ import ray
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.corpus import count_part
-from pipelines.decode import decode_sample
+from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest
 from pipelines.parts import CorpusSpec, Part, PartCount, part_bytes, quarantine_bytes
 from pipelines.quarantine import SampleError, stage_of
@@ -49,7 +49,7 @@ def decode_rows(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     reason, detail = [""] * len(row_B), [""] * len(row_B)
     for i, data in enumerate(read_videos(work.manifest, row_B.tolist(), verify="sha256")):
         try:
-            frame_BF3HW[i] = decode_sample(sample[i], data, preprocess=work.preprocess)
+            frame_BF3HW[i] = decode_guarded(sample[i], data, preprocess=work.preprocess)
         except SampleError as error:
             reason[i], detail[i] = error.code, error.detail
     return {"row": row_B, "reason": np.array(reason), "detail": _text(detail), "frames": frame_BF3HW}

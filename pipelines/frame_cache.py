@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
-from pipelines.decode import decode_sample
 from pipelines.frame_file import pack_frames
+from pipelines.guarded import decode_guarded
 from pipelines.indexing import index_shards
-from pipelines.manifest import FRAMES_SUFFIX, MANIFEST_SCHEMA, Manifest, load_manifest, save_manifest
+from pipelines.manifest import MANIFEST_SCHEMA, Manifest, load_manifest, save_manifest
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
 from pipelines.shard_set import (
@@ -32,6 +32,7 @@ from pipelines.shard_set import (
     read_written,
     set_inputs,
 )
+from pipelines.suffixes import FRAMES_SUFFIX
 
 FRAMES_NAME = "_FRAMES.json"
 
@@ -102,7 +103,7 @@ def store_frames(manifest: Manifest, places: Sequence[int], *, store: FrameStore
     videos = read_videos(manifest, places, verify="sha256")
     for record, video in zip(manifest.take(places).to_pylist(), videos, strict=True):
         try:
-            frame_F3HW = decode_sample(record, video, preprocess=store.preprocess)
+            frame_F3HW = decode_guarded(record, video, preprocess=store.preprocess)
         except SampleError as error:
             yield Reject(record["uid"], error.code, error.detail)
             continue

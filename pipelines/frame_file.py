@@ -69,6 +69,15 @@ def unpack_frames(data: bytes, *, preprocess: Preprocess, rng: np.random.Generat
     return frame_F3HW
 
 
+def is_raw(data: bytes) -> bool:
+    """Whether the pictures of a frame file are plain pixels, for which no decoder is needed.
+
+    Raises:
+        SampleError: ``bad_frames``: not a frame file.
+    """
+    return _read_header(data)[0]["codec"] == "raw"
+
+
 def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
     """The checked header, and where the pictures begin."""
     if len(data) < 12 or data[:8] != _MAGIC:

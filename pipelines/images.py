@@ -46,7 +46,7 @@ def decode_image(
     except Image.DecompressionBombError as error:
         raise SampleError("too_large", str(error)) from error
     except (*_PARSE_ERRORS, MemoryError) as error:
-        raise SampleError("bad_image", f"{type(error).__name__}: {error}") from error
+        raise SampleError.of("bad_image", error) from error
     return np.repeat(frame_3HW[None], preprocess.num_frames, axis=0)
 
 

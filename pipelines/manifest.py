@@ -14,9 +14,6 @@ from pipelines.manifest_file import join_digests, rows_digest, writing
 from pipelines.row_groups import RowGroups
 
 MANIFEST_NAME = "manifest.parquet"
-VIDEO_SUFFIXES = ("avi", "mkv", "mov", "mp4", "webm")
-IMAGE_SUFFIXES = ("jpeg", "jpg", "png", "webp")  # an image is a video of one frame
-FRAMES_SUFFIX = "frames"  # frames of a video that was decoded before
 
 MANIFEST_SCHEMA = pa.schema(
     [

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.quarantine import OK
 
-OK = "ok"
 DIGEST_KEY = b"fpig.manifest_digest"
 COUNTS_KEY = b"fpig.row_groups"
 """Metadata: for each row group the numbers of its samples that are ok and that are captioned, as JSON."""

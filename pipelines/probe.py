@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.decode import DEMUXERS
 from pipelines.images import IMAGE_FORMATS
 from pipelines.limits import VideoLimits
-from pipelines.manifest_file import OK
+from pipelines.quarantine import OK
 
 MAX_PROBE_BYTES = 64 << 20
 _BUFFER_BYTES = 128 << 10

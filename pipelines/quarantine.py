@@ -1,5 +1,8 @@
 """Why a sample is rejected: one table of reason codes, and the exception that carries one."""
 
+OK = "ok"
+"""The status of a sample without a reason."""
+
 STAGES = {
     "index": {
         "no_video": "the sample has captions but neither a video nor an image",
@@ -21,7 +24,7 @@ STAGES = {
     },
     "decode": {
         "bad_suffix": "no demuxer or image format is allowed for the suffix",
-        "too_large": "the video or image is over a limit on bytes, pixels, frames or seconds",
+        "too_large": "the video or image is over a limit on bytes, pixels, frames, seconds or memory",
         "bad_container": "the container cannot be opened as what its suffix says",
         "no_stream": "the container holds no video stream",
         "no_decoder": "nothing here can decode the video stream: unknown codec, or encrypted",
@@ -30,6 +33,8 @@ STAGES = {
         "empty_segment": "the segment lies outside the video",
         "bad_frames": "the stored frames are damaged, or were made for a model that sees other pictures",
         "bad_image": "the image is not what its suffix says, or cannot be decoded to its end",
+        "too_slow": "decoding took more time than it is given, or stood still",
+        "decoder_crashed": "decoding ended the process it ran in, or met an error that nobody foresaw",
     },
     "encode": {
         "not_finite": "the model gave a vector that is not finite",
@@ -52,6 +57,12 @@ class SampleError(Exception):
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
+
+    @classmethod
+    def of(cls, code: str, error: Exception) -> "SampleError":
+        """``code`` for what a library says of the bytes; ``too_large`` if it had not enough memory."""
+        detail = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+        return cls("too_large" if isinstance(error, MemoryError) else code, detail)
 
     @property
     def stage(self) -> str:

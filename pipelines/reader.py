@@ -16,8 +16,7 @@ from typing import Any, Literal, NamedTuple
 from pipelines import storage
 from pipelines.limits import VideoLimits
 from pipelines.manifest import Manifest
-from pipelines.manifest_file import OK
-from pipelines.quarantine import SampleError
+from pipelines.quarantine import OK, SampleError
 
 Row = dict[str, Any]
 Video = bytes | SampleError

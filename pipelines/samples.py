@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from pipelines.bytesource import ByteSource
 from pipelines.describe import describe, printable
-from pipelines.manifest import FRAMES_SUFFIX, IMAGE_SUFFIXES, VIDEO_SUFFIXES, sample_uid
-from pipelines.manifest_file import OK
-from pipelines.quarantine import SampleError
+from pipelines.manifest import sample_uid
+from pipelines.quarantine import OK, SampleError
+from pipelines.suffixes import FRAMES_SUFFIX, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from pipelines.tarwalk import Member, ShardError, TarWalk
 
 MAX_TEXT_BYTES = 1 << 20

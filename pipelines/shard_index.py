@@ -7,9 +7,10 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.bytesource import RangeSource, StreamSource
+from pipelines.guarded import probe_guarded
 from pipelines.manifest import MANIFEST_SCHEMA, PROBED_SCHEMA, shard_digest
-from pipelines.manifest_file import OK
-from pipelines.probe import Probe, probe_media
+from pipelines.probe import Probe
+from pipelines.quarantine import OK
 from pipelines.samples import Found, collect_samples
 from pipelines.shard_state import ShardState
 
@@ -67,7 +68,7 @@ def _probe(url: str, row: dict[str, Any]) -> Probe:
     if row["status"] != OK:
         return Probe()
     read = functools.partial(_read, url, row["video_offset"])
-    return probe_media(read, num_bytes=row["video_bytes"], suffix=row["video_suffix"])
+    return probe_guarded(read, num_bytes=row["video_bytes"], suffix=row["video_suffix"])
 
 
 def _read(url: str, base: int, start: int, length: int) -> bytes:

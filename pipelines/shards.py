@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 
 from pipelines import storage
-from pipelines.manifest import VIDEO_SUFFIXES
+from pipelines.guarded import transcode_guarded
 from pipelines.quarantine import SampleError
 from pipelines.shard_set import Reject, Sample, ShardTask
 from pipelines.sources import Source
-from pipelines.transcode import Encoding, transcode
+from pipelines.suffixes import VIDEO_SUFFIXES
+from pipelines.transcode import Encoding
 
 _BLOCK = 512
 
@@ -67,7 +68,7 @@ def make_samples(sources: Sequence[Source], *, first: int, encoding: Encoding | 
             data, suffix = _read(source), source.suffix
             if encoding is not None and is_coded:
                 start_s, end_s = source.record.start_s, source.record.end_s
-                data = transcode(data, suffix=suffix, encoding=encoding, start_s=start_s, end_s=end_s)
+                data = transcode_guarded(data, suffix=suffix, encoding=encoding, start_s=start_s, end_s=end_s)
                 suffix = "mp4"
         except SampleError as error:
             yield Reject(source.record.path, error.code, error.detail)

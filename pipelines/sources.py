@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pipelines import storage
 from pipelines.annotations import Annotations, Columns, Problem, Record, match_videos, read_caption_table, uncaptioned
 from pipelines.limits import VideoLimits
-from pipelines.manifest import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from pipelines.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from pipelines.tables import is_table, read_rows
 
 ALLOWED = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)

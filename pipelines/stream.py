@@ -14,7 +14,7 @@ import ray.data
 
 from fpig_core.preprocess import Preprocess
 from fpig_core.schedule import Phase
-from pipelines.decode import decode_sample
+from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest
 from pipelines.plan import EMPTY, Plan
 from pipelines.quarantine import SampleError
@@ -88,7 +88,7 @@ def load_block(source: StreamSource, block: int) -> dict[str, Any]:
         captions = record["captions"]
         columns["caption"][slot] = captions[rng.integers(len(captions))] if rng else captions[0]
         try:
-            columns["frames"][slot] = decode_sample(record, video, preprocess=source.preprocess, rng=rng)
+            columns["frames"][slot] = decode_guarded(record, video, preprocess=source.preprocess, rng=rng)
         except SampleError as error:
             columns["reason"][slot] = error.code
         else:

@@ -72,7 +72,7 @@ def transcode(
     try:
         source = av.open(io.BytesIO(data), mode="r", format=demuxer, options=options, metadata_errors="replace")
     except FFmpegError as error:
-        raise SampleError("bad_container", _text(error)) from error
+        raise SampleError.of("bad_container", error) from error
     with source:
         if not source.streams.video:
             raise SampleError("no_stream")
@@ -100,7 +100,7 @@ def _timed_frames(source: InputContainer, limits: VideoLimits) -> Iterator[tuple
                 raise SampleError("too_large", f"over {limits.max_frames} frames or {limits.max_seconds:.0f} s")
             yield now_s - first_s, frame
     except _STREAM_ERRORS as error:
-        raise SampleError("bad_stream", _text(error)) from error
+        raise SampleError.of("bad_stream", error) from error
     if first_s is None:
         raise SampleError("no_frames")
 
@@ -187,7 +187,3 @@ def _add_stream(container: OutputContainer, frame: VideoFrame, encoding: Encodin
         "x264-params": f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:threads=1",
     }
     return stream
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"

@@ -16,8 +16,8 @@ from fpig_core.preprocess import Preprocess
 from pipelines import decode
 from pipelines.decode import DEMUXERS, decode_frames, decode_sample
 from pipelines.limits import VideoLimits
-from pipelines.manifest import VIDEO_SUFFIXES
 from pipelines.quarantine import SampleError
+from pipelines.suffixes import VIDEO_SUFFIXES
 from tests.pipelines.videos import all_frames, make_video, shrink
 
 KINDS = [
@@ -104,13 +104,20 @@ def test_a_stream_that_nothing_can_decode_is_told(codec):
     assert code_of(DATA.replace(b"avc1", codec)) == "no_decoder"
 
 
-@pytest.mark.parametrize("error", [ValueError("no such format"), MemoryError(), InvalidDataError(1, "bad")])
-def test_frames_that_cannot_be_converted_are_told(monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("no such format"), "bad_stream"),
+        (InvalidDataError(1, "bad"), "bad_stream"),
+        (MemoryError(), "too_large"),
+    ],
+)
+def test_frames_that_cannot_be_converted_are_told(monkeypatch, error, code):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(decode, "_to_model_size", fail)
-    assert code_of(DATA) == "bad_stream"
+    assert code_of(DATA) == code
 
 
 def test_a_sample_is_decoded_by_its_row_or_keeps_its_error():

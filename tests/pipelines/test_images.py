@@ -13,9 +13,10 @@ from pipelines.decode import decode_sample
 from pipelines.images import IMAGE_FORMATS, decode_image
 from pipelines.indexing import index_shards
 from pipelines.limits import VideoLimits
-from pipelines.manifest import IMAGE_SUFFIXES, load_manifest
+from pipelines.manifest import load_manifest
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
+from pipelines.suffixes import IMAGE_SUFFIXES
 from tests.pipelines.test_tarwalk import make_tar
 from tests.pipelines.videos import make_video
 
