@@ -23,6 +23,7 @@ from pipelines.decode import decode_frames
 from pipelines.embed import EmbedSettings, build_stream, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.encode import EncodeVideos
 from pipelines.manifest import load_manifest
+from pipelines.part_files import Tally
 from pipelines.parts import read_table
 from pipelines.verify import verify_corpus
 from tests.worlds import PREPROCESS, video_bytes, write_model, write_shards
@@ -58,7 +59,7 @@ def plan_for(world, out, settings=SETTINGS):
 def embed(world, out, settings=SETTINGS):
     plan = plan_for(world, out, settings)
     counts = list(embed_parts(plan, settings))
-    return finish_embedding(plan, counts, lineage={}), counts
+    return finish_embedding(plan, Tally(plan.parts, counts), lineage={}), counts
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_rejected_samples_tell_why(undisturbed):
 
 def test_a_rerun_has_nothing_to_do(world, undisturbed):
     plan = plan_for(world, undisturbed)
-    assert plan.missing == []
+    assert not plan.missing
     meta = committed(plan)
     assert meta
     assert meta["num_rejected"] == len(FLAWS)
@@ -208,7 +209,7 @@ def test_a_corpus_begun_on_cpus_is_not_finished_in_half_precision(world, undistu
     gpu = dataclasses.replace(SETTINGS, gpus_per_actor=1.0)
     with pytest.raises(ValueError, match=r"was made with precision='fp32', this request has precision='bf16'; give"):
         plan_for(world, undisturbed, gpu)
-    assert plan_for(world, undisturbed, dataclasses.replace(gpu, precision="fp32")).missing == []
+    assert not plan_for(world, undisturbed, dataclasses.replace(gpu, precision="fp32")).missing
 
 
 def batch_of(frames):
