@@ -55,12 +55,11 @@ def main() -> None:
     args, where = parser.parse_args(), machine()
     steps = []
     with tempfile.TemporaryDirectory() as folder:
-        save_bundle(
-            Path(folder) / "model", FPig(FPigConfig(backbone=Backbone(name="tiny"), preprocess=Preprocess(size=32)))
-        )
-        for num_rows in [2000, 4000] if args.quick else args.rows:
-            steps += [write_set(Path(folder) / str(num_rows), num_rows)]
-            steps += [measure(name, Path(folder) / str(num_rows), num_rows) for name in STEPS]
+        model = FPigConfig(backbone=Backbone(name="tiny"), preprocess=Preprocess(size=32))
+        save_bundle(Path(folder) / "model", FPig(model))
+        sets = {Path(folder) / str(num_rows): num_rows for num_rows in ([2000, 4000] if args.quick else args.rows)}
+        steps += [write_set(root, num_rows) for root, num_rows in sets.items()]
+        steps += measure(sets)
     for step in steps:
         print(step.markdown())
     save("scale", [], machine=where, quick=args.quick, more=steps)
