@@ -65,11 +65,12 @@ def plan(folder: Path) -> dict[str, Any]:
 def take(folder: Path) -> dict[str, Any]:
     """Rows of random batches by a process that knows nothing yet: what a decoding task does first."""
     manifest = find(folder)
-    made, num_groups = make_plan(manifest), 0
+    made, groups = make_plan(manifest), RowGroups(manifest.url).num_groups
+    num_groups = 0
     for batch in random_batches(manifest, NUM_COLD):
-        rows = manifest.captioned_rows(made.samples(batch))
-        num_groups += len(np.unique(rows // (manifest.num_rows // RowGroups(manifest.url).num_groups)))
-        assert manifest.take(rows).num_rows == GLOBAL_BATCH
+        sample = made.samples(batch)
+        assert manifest.take_captioned(sample).num_rows == GLOBAL_BATCH
+        num_groups += len(np.unique(sample * groups // manifest.num_rows))
     return {"unit": "slots", "work": NUM_COLD * GLOBAL_BATCH, "groups_per_batch": num_groups / NUM_COLD}
 
 

@@ -27,7 +27,7 @@ from pipelines.part_plan import Parts, plan_parts
 from pipelines.parts import CorpusSpec, PartCount, preprocess_digest
 from pipelines.places import absolute, local_bundle
 
-STREAM_PARTS = 1 << 14
+STREAM_PARTS = 1 << 12
 """Parts of one Ray Data stream: its driver remembers something of every block, and drops it when the stream ends."""
 
 

@@ -116,6 +116,10 @@ class Manifest:
         """Row numbers of captioned samples, given by their numbers among these: int64."""
         return self._groups.captioned_rows(numbers)
 
+    def take_captioned(self, numbers: Sequence[int] | np.ndarray) -> pa.Table:
+        """The rows of captioned samples, given by their numbers among these, in this order."""
+        return self._groups.take_captioned(numbers)
+
     def shard_url(self, shard: str) -> str:
         return storage.join(self.root, shard)
 

@@ -18,6 +18,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from fpig_core.bundle import load_bundle
+from pipelines import embed as embed_module
 from pipelines.corpus import read_columns, read_corpus
 from pipelines.decode import decode_frames
 from pipelines.embed import EmbedSettings, build_stream, committed, embed_parts, finish_embedding, plan_embedding
@@ -137,8 +138,9 @@ def test_a_rerun_does_what_is_missing_and_nothing_else(world, undisturbed, tmp_p
     assert bytes_of(corpus) == bytes_of(undisturbed)
 
 
-def test_a_late_writer_leaves_what_is_there(world, undisturbed, tmp_path):
-    """A plan made before another run finished meets its parts: they stay as they are."""
+def test_a_late_writer_leaves_what_is_there(world, undisturbed, tmp_path, monkeypatch):
+    """A plan made before another run finished meets its parts: they stay as they are. It takes two streams here."""
+    monkeypatch.setattr(embed_module, "STREAM_PARTS", 2)
     corpus = tmp_path / "corpus"
     early = plan_for(world, corpus)
     shutil.copytree(undisturbed, corpus)
