@@ -83,19 +83,10 @@ class RowGroups:
         for number in range(self.num_groups):
             yield self._read(number, columns)
 
-    def captioned_rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Row numbers of captioned samples, given by their numbers among these: int64."""
-        wanted = np.asarray(numbers, dtype=np.int64)
-        row = np.empty_like(wanted)
-        for number, inside, place in self._captioned(wanted):
-            row[inside] = _start(self._end, number) + place
-        return row
-
     def take_captioned(self, numbers: Sequence[int] | np.ndarray) -> pa.Table:
         """The rows of captioned samples, given by their numbers among these, in this order.
 
-        Each row group is read once, where ``captioned_rows`` and then ``take`` would read those twice that are too many
-        for the cache.
+        Each row group is looked at once: finding the rows and then taking them would read twice what the cache drops.
         """
         parts, positions = [self.schema.empty_table()], [np.empty(0, np.int64)]
         for number, inside, place in self._captioned(np.asarray(numbers, dtype=np.int64)):

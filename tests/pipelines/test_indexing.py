@@ -256,7 +256,7 @@ def test_training_wants_captions_and_embedding_does_not(tmp_path):
     index(tmp_path, a=[V, ("z.mp4", b"z"), ("z.json", META), ("n.json", META)])
     manifest = load_manifest(str(tmp_path))
     assert (manifest.num_ok, manifest.num_captioned) == (2, 1)
-    assert manifest.captioned_rows([0]).tolist() == [1]
+    assert manifest.take_captioned([0]).to_pylist() == manifest.slice(1, 2).to_pylist()
 
 
 def test_missing_or_foreign_manifests_say_what_to_do(tmp_path):
