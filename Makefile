@@ -68,7 +68,7 @@ bench: $(STAMP)
 
 ROWS ?= 1000000 4000000
 bench-scale: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_scale --rows $(ROWS)
+	$(BIN)/python -m benchmarks.scale --rows $(ROWS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
