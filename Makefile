@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$python"; break; }; done)
 
-.PHONY: help setup demo test test-all lint bench clean
+.PHONY: help setup demo test test-all lint bench bench-scale clean
 
 help:
 	echo 'make setup     install everything into $(VENV), with the versions of requirements.lock'
@@ -22,6 +22,7 @@ help:
 	echo 'make test-all  all tests: also the slow ones, and those for a GPU where there is one'
 	echo 'make lint      ruff, pyright, import layers, file lengths'
 	echo 'make bench     run the benchmarks'
+	echo 'make bench-scale  the data plane over manifests of ROWS="1000000 4000000" made-up rows'
 	echo 'make clean     remove $(VENV) and caches; data under runs/ stays'
 
 setup: $(STAMP)
@@ -64,6 +65,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	for name in data cache guard model embed search; do echo "== benchmarks.$$name"; $(BIN)/python -m "benchmarks.$$name"; done
+
+ROWS ?= 1000000 4000000
+bench-scale: $(STAMP)
+	$(BIN)/python -m benchmarks.scale --rows $(ROWS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

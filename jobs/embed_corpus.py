@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from jobs.tracking import output_run
 from pipelines import storage
 from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.manifest import load_manifest
-from pipelines.parts import PartCount
+from pipelines.part_files import Tally
 from pipelines.places import absolute
 
 EXAMPLE = (
@@ -92,20 +91,19 @@ def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
     return url
 
 
-def embed_with_progress(plan: EmbedPlan, settings: EmbedSettings, tracker: Tracker) -> list[PartCount]:
+def embed_with_progress(plan: EmbedPlan, settings: EmbedSettings, tracker: Tracker) -> Tally:
     """Embed what is missing; the bar counts the videos of the whole manifest."""
-    total, counts = plan.manifest.num_rows, []
+    total, counts = plan.manifest.num_rows, Tally(plan.parts)
     done, started = total - plan.num_missing, time.monotonic()
-    logged, rejected = tracker.last_step("num_done"), Counter[str]()
+    logged = tracker.last_step("num_done")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), refresh_per_second=2) as bar:
         task = bar.add_task("videos", total=total, completed=done, note="starting workers" if plan.missing else "")
         for count in embed_parts(plan, settings):
-            counts.append(count)
-            rejected.update(count.rejected)
+            counts.add(count)
             done += count.num_embedded + count.num_rejected
             rate = (done - total + plan.num_missing) / (time.monotonic() - started)
-            bar.update(task, completed=done, note=f"{rate:.3g} videos/s, {rejected.total()} rejected")
+            bar.update(task, completed=done, note=f"{rate:.3g} videos/s, {counts.rejected.total()} rejected")
             if done > logged:
                 tracker.log_metrics({"num_done": done, "videos_per_s": rate}, step=done)
     return counts

@@ -13,8 +13,9 @@ from jobs.budget import parse_fraction
 from jobs.census_table import census_table
 from jobs.cli import OVER_BUDGET, Report, launch
 from pipelines import storage
-from pipelines.indexing import IndexReport, IndexSettings, find_shards, index_shards
+from pipelines.indexing import IndexReport, IndexSettings, index_shards
 from pipelines.places import absolute
+from pipelines.shard_list import find_shards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ is in exactly one of both.
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,11 +17,12 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.columns import VECTOR, Column
-from pipelines.parts import CorpusSpec, Part, PartCount, open_table, read_identity, read_table, values_of
+from pipelines.part_files import NUM_READERS, Tally, missing_parts, part_files
+from pipelines.part_plan import Parts
+from pipelines.parts import CorpusSpec, open_table, read_identity, read_table, values_of
 
 COMMITTED = "_COMMITTED.json"
 FORMAT = 3
-NUM_READERS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,60 +56,26 @@ def _identity_of_folder(url: str) -> dict[str, str]:
     """Identity of what a folder holds; empty if it holds nothing yet."""
     if storage.exists(storage.join(url, COMMITTED)):
         return CorpusSpec.from_meta(read_committed(url)).identity()
-    files = storage.list_files(url, suffix=".parquet")
-    return (read_identity(files[0]) or {"model_id": "unknown"}) if files else {}
+    file = next((file for file, _ in storage.iter_stamps(url) if file.endswith(".parquet")), None)
+    return (read_identity(file) or {"model_id": "unknown"}) if file else {}
 
 
-def missing_parts(url: str, parts: Sequence[Part]) -> list[Part]:
-    """Parts of the plan that the folder doesn't hold yet, in order.
-
-    Raises:
-        ValueError: the folder holds parts that are not of this plan.
-    """
-    present = {file.rsplit("/", 1)[-1].removesuffix(".parquet") for file in part_files(url)}
-    if foreign := present - {part.name for part in parts}:
-        raise ValueError(
-            f"{url} holds {len(foreign)} parts that are not of this corpus (first: {min(foreign)}); "
-            "give another output folder, or delete that one"
-        )
-    return [part for part in parts if part.name not in present]
-
-
-def part_files(url: str) -> list[str]:
-    """URLs of all parts that a folder holds, committed or not."""
-    return storage.list_files(storage.join(url, "parts"), suffix=".parquet")
-
-
-def count_part(url: str, part: Part) -> PartCount:
-    """Count a written part by its quarantine file, which is always there before the part is."""
-    reasons = read_table(part.quarantine_url(url), columns=["reason"]).column("reason").to_pylist()
-    return PartCount(name=part.name, num_embedded=len(part) - len(reasons), rejected=Counter(reasons))
-
-
-def count_parts(url: str, parts: Sequence[Part]) -> list[PartCount]:
-    """Count written parts, in order."""
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        return list(pool.map(lambda part: count_part(url, part), parts))
-
-
-def commit(url: str, *, spec: CorpusSpec, parts: Sequence[Part], counts: Sequence[PartCount], lineage: Mapping) -> dict:
+def commit(url: str, *, spec: CorpusSpec, parts: Parts, counts: Tally, lineage: Mapping) -> dict:
     """Declare the corpus complete: write ``_COMMITTED.json`` and return its content."""
     left = missing_parts(url, parts)
     assert not left, f"{len(left)} parts are missing, first {left[0].name}"
-    assert [count.name for count in counts] == [part.name for part in parts], "counts are not of these parts"
-    rejected: Counter[str] = Counter()
-    for count in counts:
-        rejected.update(count.rejected)
+    assert not counts.unknown, f"{len(counts.unknown)} parts were not counted"
+    names = [name.decode() for name in parts.names]
     meta = {
         "format": FORMAT,
         **dataclasses.asdict(spec),
-        "num_samples": sum(len(part) for part in parts),
-        "num_embedded": sum(count.num_embedded for count in counts),
-        "num_rejected": sum(rejected.values()),
-        "rejected": dict(sorted(rejected.items())),
-        "parts": [part.name for part in parts],
-        "part_embedded": [count.num_embedded for count in counts],
-        "parts_digest": parts_digest([part.name for part in parts]),
+        "num_samples": parts.num_samples,
+        "num_embedded": int(counts.num_embedded.sum()),
+        "num_rejected": counts.rejected.total(),
+        "rejected": dict(sorted(counts.rejected.items())),
+        "parts": names,
+        "part_embedded": counts.num_embedded.tolist(),
+        "parts_digest": parts_digest(names),
         **lineage,
     }
     assert meta["num_samples"] == meta["num_embedded"] + meta["num_rejected"], meta
@@ -130,7 +96,7 @@ def read_committed(url: str) -> dict[str, Any]:
     """
     marker = storage.join(url, COMMITTED)
     if not storage.exists(marker):
-        num_parts = len(part_files(url))
+        num_parts = sum(1 for _ in part_files(url))
         state = f"an unfinished corpus of {num_parts} parts without {COMMITTED}" if num_parts else "no corpus"
         raise ValueError(f"got {state} at {url}, wanted a complete one; run python -m jobs.embed_corpus --out {url}")
     meta = json.loads(storage.read_bytes(marker))

@@ -7,10 +7,9 @@ A part appears only when it is whole, and its name says what it holds. So a reru
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
@@ -18,13 +17,18 @@ from fpig_core.bundle import load_bundle
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.columns import choose_columns
-from pipelines.corpus import COMMITTED, commit, count_parts, missing_parts, read_committed, require_same
+from pipelines.corpus import COMMITTED, commit, read_committed, require_same
 from pipelines.embed_stages import Work, decode_rows, write_part
 from pipelines.encode import EncodeVideos
 from pipelines.frame_cache import require_fitting
 from pipelines.manifest import Manifest
-from pipelines.parts import CorpusSpec, Part, PartCount, plan_parts, preprocess_digest
+from pipelines.part_files import Tally, count_parts, missing_parts
+from pipelines.part_plan import Parts, plan_parts
+from pipelines.parts import CorpusSpec, PartCount, preprocess_digest
 from pipelines.places import absolute, local_bundle
+
+STREAM_PARTS = 1 << 12
+"""Parts of one Ray Data stream: its driver remembers something of every block, and drops it when the stream ends."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,13 +104,13 @@ class EmbedPlan:
     out_url: str
     spec: CorpusSpec
     preprocess: Preprocess
-    parts: Sequence[Part]
-    missing: Sequence[Part]
+    parts: Parts
+    missing: Parts
 
     @property
     def num_missing(self) -> int:
         """Samples that are neither embedded nor rejected yet."""
-        return sum(len(part) for part in self.missing)
+        return self.missing.num_samples
 
 
 def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings: EmbedSettings) -> EmbedPlan:
@@ -147,19 +151,22 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
 
 def embed_parts(plan: EmbedPlan, settings: EmbedSettings) -> Iterator[PartCount]:
     """Write the missing parts on the Ray cluster and yield a receipt of each as it is written."""
-    if not plan.missing:
-        return
-    for row in build_stream(plan, settings).iter_rows():
-        rejected = json.loads(row["rejected"])
-        yield PartCount(name=str(row["name"]), num_embedded=int(row["num_embedded"]), rejected=rejected)
+    for first in range(0, len(plan.missing), STREAM_PARTS):
+        segment = dataclasses.replace(plan, missing=plan.missing[first : first + STREAM_PARTS])
+        for row in build_stream(segment, settings).iter_rows():
+            yield PartCount(
+                name=str(row["name"]),
+                start=int(row["start"]),
+                num_embedded=int(row["num_embedded"]),
+                rejected=json.loads(row["rejected"]),
+            )
 
 
 def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bool = True) -> Dataset:
     """The stream of receipts, not started yet. Without ``preserve_order`` the parts would not be what they claim."""
     work = Work(
         manifest=plan.manifest,
-        rows=np.concatenate([np.arange(part.start, part.stop) for part in plan.missing]),
-        part_at={part.start: part for part in plan.missing},
+        parts=plan.missing,
         spec=plan.spec,
         preprocess=plan.preprocess,
         out_url=plan.out_url,
@@ -194,13 +201,11 @@ def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bo
         )
 
 
-def finish_embedding(plan: EmbedPlan, fresh: Sequence[PartCount], *, lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Commit a corpus whose parts are all there -> content of the commit. ``fresh`` are counted already."""
-    known = {count.name: count for count in fresh}
-    older = [part for part in plan.parts if part.name not in known]
-    known |= {count.name: count for count in count_parts(plan.out_url, older)}
+def finish_embedding(plan: EmbedPlan, counts: Tally, *, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Commit a corpus whose parts are all there -> content of the commit. What ``counts`` lacks is counted now."""
+    for count in count_parts(plan.out_url, counts.unknown):
+        counts.add(count)
     places = {"manifest": plan.manifest.root, "model": plan.model_url}
-    counts = [known[part.name] for part in plan.parts]
     return commit(plan.out_url, spec=plan.spec, parts=plan.parts, counts=counts, lineage=places | dict(lineage))
 
 

@@ -7,7 +7,7 @@ that the boundaries of parts never move.
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import ray
 
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
-from pipelines.corpus import count_part
 from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest
-from pipelines.parts import CorpusSpec, Part, PartCount, part_bytes, quarantine_bytes
+from pipelines.part_files import count_part
+from pipelines.part_plan import Parts
+from pipelines.parts import CorpusSpec, PartCount, part_bytes, quarantine_bytes
 from pipelines.quarantine import SampleError, stage_of
 from pipelines.reader import read_videos
 
@@ -29,11 +30,10 @@ Rows = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all tasks of one embedding share. ``rows``: manifest row of each position, int64 [positions]."""
+    """What all tasks of one stream share. Positions number the samples of its ``parts``."""
 
     manifest: Manifest
-    rows: np.ndarray
-    part_at: Mapping[int, Part]
+    parts: Parts
     spec: CorpusSpec
     preprocess: Preprocess
     out_url: str
@@ -42,7 +42,7 @@ class Work:
 def decode_rows(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     """Positions (``id``) -> ``row``, ``reason`` ("" if usable), ``detail`` and ``frames`` uint8 [rows, F, 3, H, W]."""
     work: Work = ray.get(refs[0])
-    row_B = work.rows[batch["id"]]
+    row_B = work.parts.rows(batch["id"])
     sample = work.manifest.take(row_B).to_pylist()
     size, num_frames = work.preprocess.size, work.preprocess.num_frames
     frame_BF3HW = np.zeros((len(row_B), num_frames, 3, size, size), np.uint8)
@@ -64,7 +64,7 @@ def write_part(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     """Write one part, its quarantine file first: the part's own appearance is its commit -> one receipt row."""
     work: Work = ray.get(refs[0])
     row_B = batch["row"]
-    part = work.part_at.get(int(row_B[0]))
+    part = work.parts.at(int(row_B[0]))
     assert part is not None, f"{row_B} are not the rows of a part"
     assert np.array_equal(row_B, np.arange(part.start, part.stop)), f"{row_B} are not the rows of a part"
     if storage.exists(part.url(work.out_url)):
@@ -80,13 +80,14 @@ def write_part(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     take = work.manifest.take
     storage.write_bytes(part.quarantine_url(work.out_url), quarantine_bytes(work.spec, take(row_B[~ok]), why))
     storage.write_bytes(part.url(work.out_url), part_bytes(work.spec, take(row_B[ok]), values))
-    return _receipt(PartCount(name=part.name, num_embedded=int(ok.sum()), rejected=Counter(rejected)))
+    return _receipt(PartCount(name=part.name, start=part.start, num_embedded=int(ok.sum()), rejected=Counter(rejected)))
 
 
 def _receipt(count: PartCount) -> Rows:
     rejected = json.dumps(dict(count.rejected))
     return {
         "name": np.array([count.name]),
+        "start": np.array([count.start]),
         "num_embedded": np.array([count.num_embedded]),
         "rejected": np.array([rejected]),
     }

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
@@ -14,10 +16,10 @@ from pipelines.census import Census
 from pipelines.manifest import MANIFEST_NAME, MANIFEST_SCHEMA, PROBED_SCHEMA
 from pipelines.manifest_file import writing
 from pipelines.ordered import map_on_ray, map_on_threads
-from pipelines.shard_index import ShardIndex, Stamp, index_shard
-from pipelines.shard_state import KnownShards, ShardState, load_known, save_states
+from pipelines.shard_index import ShardIndex, index_shard
+from pipelines.shard_list import ShardList
+from pipelines.shard_state import KnownShards, Stamp, StateWriter, load_known, writing_states
 
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 _SHARDS_A_TASK = 8
 _Shard = tuple[str, Stamp]
 
@@ -129,73 +131,79 @@ def index_shards(
         ValueError: there is no tar.
         OSError: the store refuses or does not answer. A manifest that lacks a shard by accident is never written.
     """
-    stamps = list_shards(root_url)
-    if not stamps:
+    shards = ShardList(root_url)
+    if not len(shards):
         raise ValueError(f"got no .tar under {root_url}; write shards by: python -m jobs.write_shards --out {root_url}")
     known = load_known(root_url) if settings.incremental else KnownShards()
     wanted = {"with_digests": settings.digest == "full", "with_probes": settings.probe}
-    kept = {
-        shard: state
-        for shard, stamp in stamps.items()
-        if (state := known.state(shard, num_bytes=stamp.num_bytes, stamp=stamp.mark, **wanted))
-    }
-    missing = [(shard, stamp) for shard, stamp in stamps.items() if shard not in kept]
-    read = functools.partial(_index_group, root_url, **wanted)
-    census, states = Census(), []
+    is_kept = np.fromiter((found is not None for *_, found in known.matched(shards, **wanted)), bool, len(shards))
+    num_gone = known.num_gone(shards)
+    missing = ((shard, stamp) for (shard, stamp), kept in zip(shards, is_kept, strict=True) if not kept)
+    found = _Found()
 
     def entries(fresh: Iterator[ShardIndex]) -> Iterator[ShardIndex]:
-        for done, shard in enumerate(stamps, start=1):
-            entry = ShardIndex(kept[shard], known.rows(shard)) if shard in kept else next(fresh)
+        for done, (shard, _, kept) in enumerate(known.matched(shards, **wanted), start=1):
+            entry = ShardIndex(kept.state, known.rows(kept)) if kept else next(fresh)
             assert entry.state.shard == shard, f"got {entry.state.shard} in the place of {shard}"
-            census.add(entry.rows)
-            states.append(entry.state)
+            found.add(entry)
             yield entry
-            progress(done, len(stamps))
+            progress(done, len(shards))
 
+    read = functools.partial(_index_group, root_url, **wanted)
     with closing(_fresh(read, missing, settings)) as fresh:
-        if missing or known.shards != list(stamps):
-            digest = _write(root_url, entries(fresh), PROBED_SCHEMA if settings.probe else MANIFEST_SCHEMA)
-            save_states(root_url, states, digest=digest)
+        if num_gone or not is_kept.all():
+            schema = PROBED_SCHEMA if settings.probe else MANIFEST_SCHEMA
+            with writing_states(root_url) as states:
+                digest = _write(root_url, entries(fresh), schema, states)
+                states.close(digest)
         else:
             digest = known.digest
             deque(entries(fresh), maxlen=0)
     return IndexReport(
-        num_shards=len(stamps),
-        num_read=len(missing),
-        num_removed=len(set(known.shards) - set(stamps)),
-        num_shard_bytes=sum(state.num_bytes for state in states),
-        num_ignored=sum(state.num_ignored for state in states),
-        census=census,
-        bad_shards=[BadShard(shard=s.shard, code=s.damage, detail=s.detail) for s in states if s.damage],
-        notes=_notes(states),
+        num_shards=len(shards),
+        num_read=int((~is_kept).sum()),
+        num_removed=num_gone,
+        num_shard_bytes=found.num_bytes,
+        num_ignored=found.num_ignored,
+        census=found.census,
+        bad_shards=found.bad,
+        notes=found.notes,
         digest=digest,
     )
 
 
-def find_shards(root_url: str) -> list[str]:
-    """Paths of all tars under the root, relative to it, sorted; compressed ones too, to be reported."""
-    return list(list_shards(root_url))
+class _Found:
+    """Sums over the shards; only what is wrong with one is kept by itself."""
+
+    def __init__(self) -> None:
+        self.census, self.num_bytes, self.num_ignored = Census(), 0, 0
+        self.bad: list[BadShard] = []
+        self.notes: list[ShardNote] = []
+
+    def add(self, entry: ShardIndex) -> None:
+        state = entry.state
+        self.census.add(entry.rows)
+        self.num_bytes += state.num_bytes
+        self.num_ignored += state.num_ignored
+        self.notes += [ShardNote(shard=state.shard, **note._asdict()) for note in state.notes]
+        if state.damage:
+            self.bad.append(BadShard(shard=state.shard, code=state.damage, detail=state.detail))
 
 
-def list_shards(root_url: str) -> dict[str, Stamp]:
-    """The same with what tells whether a shard has changed."""
-    found = storage.list_stamps(root_url).items()
-    return {storage.relative(url, root_url): Stamp(*stamp) for url, stamp in found if url.endswith(_TAR_SUFFIXES)}
-
-
-def _write(root_url: str, entries: Iterator[ShardIndex], schema: pa.Schema) -> str:
+def _write(root_url: str, entries: Iterator[ShardIndex], schema: pa.Schema, states: StateWriter) -> str:
     """Write the manifest -> its digest."""
     with writing(storage.join(root_url, MANIFEST_NAME), schema) as writer:
         for entry in entries:
+            states.add(entry.state)
             writer.write(entry.rows, digest=entry.state.rows_digest)
         return writer.close()
 
 
 def _fresh(
-    read: Callable[[Sequence[_Shard]], list[ShardIndex]], shards: Sequence[_Shard], settings: IndexSettings
+    read: Callable[[Sequence[_Shard]], list[ShardIndex]], shards: Iterator[_Shard], settings: IndexSettings
 ) -> Generator[ShardIndex, None, None]:
     size = _SHARDS_A_TASK if settings.workers == "ray" else 1
-    groups = [shards[start : start + size] for start in range(0, len(shards), size)]
+    groups = iter(lambda: list(itertools.islice(shards, size)), [])
     if settings.workers == "ray":
         results = map_on_ray(read, groups, num_tasks=settings.num_workers)
     else:
@@ -210,7 +218,3 @@ def _index_group(root_url: str, shards: Sequence[_Shard], *, with_digests: bool,
         index_shard(root_url, shard, stamp, with_digests=with_digests, with_probes=with_probes)
         for shard, stamp in shards
     ]
-
-
-def _notes(states: Sequence[ShardState]) -> list[ShardNote]:
-    return [ShardNote(shard=state.shard, **note._asdict()) for state in states for note in state.notes]

@@ -109,9 +109,9 @@ class Manifest:
         """Some columns of all rows, piece by piece."""
         return self._groups.batches(columns)
 
-    def captioned_rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Row numbers of captioned samples, given by their numbers among these: int64."""
-        return self._groups.captioned_rows(numbers)
+    def take_captioned(self, numbers: Sequence[int] | np.ndarray) -> pa.Table:
+        """The rows of captioned samples, given by their numbers among these, in this order."""
+        return self._groups.take_captioned(numbers)
 
     def shard_url(self, shard: str) -> str:
         return storage.join(self.root, shard)

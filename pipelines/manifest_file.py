@@ -20,6 +20,7 @@ COUNTS_KEY = b"fpig.row_groups"
 """Metadata: for each row group the numbers of its samples that are ok and that are captioned, as JSON."""
 GROUP_ROWS = 1 << 16
 GROUP_BYTES = 16 << 20
+_MAX_WAITING = 256  # tables, of which each takes some 15 kB beside its rows
 _ROW_BYTES = 300  # of all columns but the captions, about
 
 
@@ -47,8 +48,12 @@ def join_digests(digests: Iterable[str]) -> str:
     """One digest of many, in their order."""
     whole = hashlib.sha256()
     for digest in digests:
-        whole.update(digest.encode() + b"\n")
+        whole.update(_line(digest))
     return whole.hexdigest()
+
+
+def _line(digest: str) -> bytes:
+    return digest.encode() + b"\n"
 
 
 class ManifestWriter:
@@ -59,14 +64,14 @@ class ManifestWriter:
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._room_rows, self._room_bytes = GROUP_ROWS, GROUP_BYTES
-        self._digests: list[str] = []
+        self._digest = hashlib.sha256()
         self._counts: list[tuple[int, int]] = []
 
     def write(self, rows: pa.Table, *, digest: str) -> None:
         """Add the rows of one shard, whose ``rows_digest`` is known. A shard without rows changes nothing."""
         if not rows.num_rows:
             return
-        self._digests.append(digest)
+        self._digest.update(_line(digest))
         rows = rows.cast(self._schema)
         end_bytes = np.cumsum(_row_bytes(rows))
         start = 0
@@ -80,6 +85,8 @@ class ManifestWriter:
                 self._waiting.append(rows.slice(start, stop - start))
                 self._room_rows -= stop - start
                 self._room_bytes -= int(end_bytes[stop - 1]) - before
+                if len(self._waiting) == _MAX_WAITING:
+                    self._waiting = [pa.concat_tables(self._waiting).combine_chunks()]
             if stop < rows.num_rows:
                 self._flush()
             start = stop
@@ -87,7 +94,7 @@ class ManifestWriter:
     def close(self) -> str:
         """Finish the file -> digest of all rows."""
         self._flush()
-        digest = join_digests(self._digests)
+        digest = self._digest.hexdigest()
         self._file.add_key_value_metadata(
             {DIGEST_KEY.decode(): digest, COUNTS_KEY.decode(): json.dumps(self._counts, separators=(",", ":"))}
         )

@@ -164,6 +164,16 @@ class ObjectStore(S3FileSystem):
                 return
             start, mark = end, piece.mark
 
+    def found_below(self, root: str) -> Iterator[dict[str, Any]]:
+        """``info`` of each object whose path begins with ``root``, page by page."""
+        bucket, prefix, _ = self.split_path(root)
+        wanted, after = {"Bucket": bucket, "Prefix": prefix}, {}
+        while after is not None:
+            page: Any = sync(self.loop, self._call_s3, "list_objects_v2", **wanted, **after)
+            for info in page.get("Contents", ()):
+                yield {**info, "name": f"{bucket}/{info['Key']}", "size": info["Size"]}
+            after = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
+
     async def _put_file(self, lpath: str, rpath: str, *positional: Any, **options: Any) -> None:
         try:
             await super()._put_file(lpath, rpath, *positional, **options)

@@ -1,13 +1,8 @@
-"""Parts of a corpus: how a manifest is cut, how a part is named, and the two files that each part leaves.
-
-A part is a run of consecutive manifest rows. Its name is a digest of the model and of the rows' uids, so that the same
-work done twice, by a rerun or by a late writer, lands on the same file with the same content.
-"""
+"""The files of a corpus: what all of them carry, and the two that each part leaves. ``part_plan`` cuts the parts."""
 
 import dataclasses
 import hashlib
 import io
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -19,7 +14,6 @@ import pyarrow.parquet as pq
 from fpig_core.preprocess import Preprocess
 from pipelines import storage
 from pipelines.columns import VECTOR, Column
-from pipelines.manifest import Manifest
 from pipelines.ranges import RangeFile
 
 SAMPLE_FIELDS = [pa.field(name, pa.string()) for name in ("uid", "video_id", "shard", "key")]
@@ -121,28 +115,11 @@ class CorpusSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """Manifest rows [start, stop) and the file name, without ending, that they share in parts/ and quarantine/."""
+class PartCount:
+    """What became of the samples of one part, which begins at manifest row ``start``."""
 
     name: str
     start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def url(self, corpus_url: str) -> str:
-        return storage.join(corpus_url, "parts", f"{self.name}.parquet")
-
-    def quarantine_url(self, corpus_url: str) -> str:
-        return storage.join(corpus_url, "quarantine", f"{self.name}.parquet")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PartCount:
-    """What became of the samples of one part."""
-
-    name: str
     num_embedded: int
     rejected: Mapping[str, int]
 
@@ -153,25 +130,8 @@ class PartCount:
 
 def preprocess_digest(preprocess: Preprocess) -> str:
     """16 hex digits that name how frames were prepared."""
-    return _digest([json.dumps(dataclasses.asdict(preprocess), sort_keys=True)])[:16]
-
-
-def part_name(model_id: str, uids: Sequence[str]) -> str:
-    """32 hex digits that name the vectors of these samples under this model."""
-    return _digest([model_id, *uids])[:32]
-
-
-def plan_parts(manifest: Manifest, model_id: str, *, part_rows: int = 256) -> list[Part]:
-    """Cut the manifest into parts of ``part_rows`` rows, the last one shorter, in manifest order."""
-    uids = (uid for rows in manifest.batches(["uid"]) for uid in rows["uid"].to_pylist())
-    return [
-        Part(
-            name=part_name(model_id, list(itertools.islice(uids, part_rows))),
-            start=start,
-            stop=min(start + part_rows, manifest.num_rows),
-        )
-        for start in range(0, manifest.num_rows, part_rows)
-    ]
+    text = json.dumps(dataclasses.asdict(preprocess), sort_keys=True)
+    return hashlib.sha256(f"{len(text)}:{text}\n".encode()).hexdigest()[:16]
 
 
 def part_bytes(spec: CorpusSpec, sample: pa.Table, values: Mapping[str, np.ndarray]) -> bytes:
@@ -233,11 +193,3 @@ def _parquet(table: pa.Table, *, row_group_size: int | None = None) -> bytes:
 
 def _listed(columns: Sequence[Column]) -> str:
     return ", ".join(map(str, columns))
-
-
-def _digest(values: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for value in values:
-        # The length keeps ("ab", "c") and ("a", "bc") apart.
-        digest.update(f"{len(value)}:{value}\n".encode())
-    return digest.hexdigest()

@@ -61,7 +61,30 @@ def read_videos(
         OSError: the store refuses or does not answer, or the whole set is away. That says nothing about a sample, so it
             rejects none.
     """
-    samples = manifest.take(rows, columns=_COLUMNS).to_pylist()
+    yield from read_samples(
+        manifest,
+        manifest.take(rows, columns=_COLUMNS).to_pylist(),
+        verify=verify,
+        max_gap_bytes=max_gap_bytes,
+        max_range_bytes=max_range_bytes,
+        window_bytes=window_bytes,
+        num_threads=num_threads,
+        limits=limits,
+    )
+
+
+def read_samples(
+    manifest: Manifest,
+    samples: Sequence[Row],
+    *,
+    verify: Verify = "header",
+    max_gap_bytes: int = 64 << 10,
+    max_range_bytes: int = 8 << 20,
+    window_bytes: int = 32 << 20,
+    num_threads: int = 4,
+    limits: VideoLimits = VideoLimits(),
+) -> Iterator[Video]:
+    """``read_videos`` of rows that are at hand already."""
     if storage.local_path(manifest.root) is not None:
         yield from _read_files(manifest, samples, verify=verify, limits=limits)
         return

@@ -12,7 +12,7 @@ from pipelines.manifest import MANIFEST_SCHEMA, PROBED_SCHEMA, shard_digest
 from pipelines.probe import Probe
 from pipelines.quarantine import OK
 from pipelines.samples import Found, collect_samples
-from pipelines.shard_state import ShardState
+from pipelines.shard_state import ShardState, Stamp
 
 
 class ShardIndex(NamedTuple):
@@ -20,13 +20,6 @@ class ShardIndex(NamedTuple):
 
     state: ShardState
     rows: pa.Table
-
-
-class Stamp(NamedTuple):
-    """An object as the store lists it: bytes, and ETag or time of the last change ("" if the store has neither)."""
-
-    num_bytes: int
-    mark: str
 
 
 def index_shard(root_url: str, shard: str, stamp: Stamp, *, with_digests: bool, with_probes: bool) -> ShardIndex:

@@ -4,21 +4,26 @@
 kill between the two writes leaves it, is not used.
 """
 
-import io
-from collections.abc import Sequence
-from typing import NamedTuple
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.manifest import MANIFEST_NAME, is_manifest
 from pipelines.manifest_file import DIGEST_KEY
+from pipelines.ranges import RangeFile
 from pipelines.row_groups import RowGroups
 from pipelines.samples import Note
 from pipelines.tarwalk import ShardError
 
 STATE_NAME = "shards.parquet"
+_AT_ONCE = 4096
 _VERSION_KEY, _VERSION = b"fpig.index_version", b"1"
 """To be raised whenever the same shard would give other rows."""
 _NOTE = pa.struct([("code", pa.string()), ("count", pa.int64()), ("example", pa.string())])
@@ -37,6 +42,13 @@ _SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
+
+
+class Stamp(NamedTuple):
+    """An object as the store lists it: bytes, and ETag or time of the last change ("" if the store has neither)."""
+
+    num_bytes: int
+    mark: str
 
 
 class ShardState(NamedTuple):
@@ -59,59 +71,104 @@ class ShardState(NamedTuple):
         return ShardError(self.damage, self.detail) if self.damage else None
 
 
+class Kept(NamedTuple):
+    """A shard that is as it was, and the number of its first manifest row then."""
+
+    state: ShardState
+    start: int
+
+
 class KnownShards:
-    """The last index of a set: what it knew of each shard, and the shard's rows. It may hold nothing."""
+    """The last index of a set: what it knew of each shard, in their order, and the rows. It may hold nothing.
 
-    def __init__(self, states: Sequence[ShardState] = (), groups: RowGroups | None = None, *, digest: str = ""):
+    Both are read again whenever they are asked for: in memory stand some thousand shards.
+    """
+
+    def __init__(self, file: pq.ParquetFile | None = None, groups: RowGroups | None = None, *, digest: str = ""):
         self.digest = digest
-        self.shards = [state.shard for state in states]
-        self._groups = groups
-        self._places: dict[str, tuple[ShardState, int]] = {}
+        self._file, self._groups = file, groups
+
+    def __iter__(self) -> Iterator[Kept]:
         start = 0
-        for state in states:
-            self._places[state.shard] = state, start
-            start += state.num_rows
+        for batch in self._file.iter_batches(_AT_ONCE) if self._file else ():
+            for row in batch.to_pylist():
+                state = ShardState(**(row | {"notes": tuple(Note(**note) for note in row["notes"])}))
+                yield Kept(state, start)
+                start += state.num_rows
 
-    def state(
-        self, shard: str, *, num_bytes: int, stamp: str, with_digests: bool, with_probes: bool
-    ) -> ShardState | None:
-        """The state of a shard, if it was read as it is now, and in the way that is wanted now."""
-        state, _ = self._places.get(shard, (None, 0))
-        wanted = (num_bytes, stamp, with_digests, with_probes)
-        if not stamp or state is None:
-            return None
-        known = (state.num_bytes, state.stamp, state.with_digests, state.with_probes)
-        return state if known == wanted else None
+    def matched(
+        self, shards: Iterable[tuple[str, Stamp]], *, with_digests: bool, with_probes: bool
+    ) -> Iterator[tuple[str, Stamp, Kept | None]]:
+        """``shards``, which are in order, and of those that were read as they are now and in the way that is wanted
+        now, what was known.
+        """
+        for shard, stamp, kept in self._beside(shards):
+            wanted = (*stamp, with_digests, with_probes)
+            state = kept.state if kept else None
+            known = (state.num_bytes, state.stamp, state.with_digests, state.with_probes) if state else ()
+            yield shard, stamp, kept if stamp.mark and known == wanted else None
 
-    def rows(self, shard: str) -> pa.Table:
-        state, start = self._places[shard]
+    def num_gone(self, shards: Iterable[tuple[str, Stamp]]) -> int:
+        """How many of the known shards are not among ``shards``."""
+        num_known = sum(1 for _ in self)
+        return num_known - sum(kept is not None for *_, kept in self._beside(shards))
+
+    def _beside(self, shards: Iterable[tuple[str, Stamp]]) -> Iterator[tuple[str, Stamp, Kept | None]]:
+        known = iter(self)
+        kept = next(known, None)
+        for shard, stamp in shards:
+            while kept and kept.state.shard < shard:
+                kept = next(known, None)
+            yield shard, stamp, kept if kept and kept.state.shard == shard else None
+
+    def rows(self, kept: Kept) -> pa.Table:
         assert self._groups is not None, "a known shard without a manifest"
-        return self._groups.slice(start, start + state.num_rows)
+        return self._groups.slice(kept.start, kept.start + kept.state.num_rows)
 
 
 def load_known(root_url: str) -> KnownShards:
     """The last index of the set; an empty one if there is none that can be used."""
     try:
         groups = RowGroups(storage.join(root_url, MANIFEST_NAME))
-        file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(storage.join(root_url, STATE_NAME))))
+        file = pq.ParquetFile(RangeFile(storage.join(root_url, STATE_NAME)), pre_buffer=True)
+        metadata: dict[bytes, bytes] = file.metadata.metadata or {}
+        is_ours = metadata.get(_VERSION_KEY) == _VERSION and file.schema_arrow.equals(_SCHEMA)
+        if not is_ours or not is_manifest(groups.schema) or metadata.get(DIGEST_KEY, b"").decode() != groups.digest:
+            return KnownShards()
+        num_rows = sum(pc.call_function("sum", [batch[0]]).as_py() for batch in file.iter_batches(columns=["num_rows"]))
     except (FileNotFoundError, NotADirectoryError, pa.ArrowException):
         return KnownShards()
-    metadata: dict[bytes, bytes] = file.metadata.metadata or {}
-    is_ours = metadata.get(_VERSION_KEY) == _VERSION and file.schema_arrow.equals(_SCHEMA)
-    if not is_ours or not is_manifest(groups.schema) or metadata.get(DIGEST_KEY, b"").decode() != groups.digest:
-        return KnownShards()
-    states = [
-        ShardState(**(row | {"notes": tuple(Note(**note) for note in row["notes"])})) for row in file.read().to_pylist()
-    ]
-    if sum(state.num_rows for state in states) != groups.num_rows:
-        return KnownShards()
-    return KnownShards(states, groups, digest=groups.digest)
+    return KnownShards(file, groups, digest=groups.digest) if num_rows == groups.num_rows else KnownShards()
 
 
-def save_states(root_url: str, states: Sequence[ShardState], *, digest: str) -> None:
-    """Write the state that belongs to the manifest with this digest; the manifest must be there already."""
-    rows = [state._asdict() | {"notes": [note._asdict() for note in state.notes]} for state in states]
-    schema = _SCHEMA.with_metadata({DIGEST_KEY: digest.encode(), _VERSION_KEY: _VERSION})
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
-    storage.write_bytes(storage.join(root_url, STATE_NAME), sink.getvalue())
+class StateWriter:
+    """Takes what was found of one shard after the other."""
+
+    def __init__(self, path: Path):
+        self._file = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, state: ShardState) -> None:
+        self._waiting.append(state._asdict() | {"notes": [note._asdict() for note in state.notes]})
+        if len(self._waiting) == _AT_ONCE:
+            self._flush()
+
+    def close(self, digest: str) -> None:
+        """Finish the state that belongs to the manifest with this digest; the manifest must be there already."""
+        self._flush()
+        self._file.add_key_value_metadata({DIGEST_KEY.decode(): digest, _VERSION_KEY.decode(): _VERSION.decode()})
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._file.write_table(pa.Table.from_pylist(self._waiting, schema=_SCHEMA))
+        self._waiting = []
+
+
+@contextlib.contextmanager
+def writing_states(root_url: str) -> Iterator[StateWriter]:
+    """A writer whose file appears beside the manifest when the block ends well; call ``close`` in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / STATE_NAME
+        yield StateWriter(path)
+        storage.upload(path, storage.join(root_url, STATE_NAME))

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from fsspec.core import url_to_fs
 
+from pipelines.listing import found_below
 from pipelines.object_store import ObjectStore, connect
 
 SCHEMES = ("", "file", "s3", "memory")
@@ -196,24 +197,22 @@ def remove_drafts(url: str) -> None:
 
 def list_files(url: str, *, suffix: str = "") -> list[str]:
     """All objects under a folder, at any depth, whose name ends in ``suffix``: sorted, [] without a folder."""
-    filesystem, path = _resolve(url)
-    root = path.rstrip("/") + "/"
-    found = filesystem.find(path)
-    names = [name[len(root) :] for name in found if name.startswith(root) and name.endswith(suffix)]
-    return sorted(join(url, name) for name in names if _DRAFT not in name)
+    return sorted(found for found, _ in iter_stamps(url) if found.endswith(suffix))
 
 
 def list_stamps(url: str) -> dict[str, tuple[int, str]]:
     """What ``list_files`` lists, with the bytes of each object and a mark that changes when its content does."""
+    return dict(sorted(iter_stamps(url)))
+
+
+def iter_stamps(url: str) -> Iterator[tuple[str, tuple[int, str]]]:
+    """The same as the store tells it, in no order: of a folder in S3 or on a disk a page at most stands in memory."""
     filesystem, path = _resolve(url)
     root = path.rstrip("/") + "/"
-    found = filesystem.find(path, detail=True)
-    stamps = {
-        join(url, name[len(root) :]): _stamp(info)
-        for name, info in found.items()
-        if name.startswith(root) and _DRAFT not in name
-    }
-    return dict(sorted(stamps.items()))
+    for info in found_below(filesystem, root):
+        name = info["name"]
+        if name.startswith(root) and not name.endswith("/") and _DRAFT not in name:
+            yield join(url, name[len(root) :]), _stamp(info)
 
 
 def stamp(url: str) -> tuple[int, str] | None:

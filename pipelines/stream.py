@@ -18,9 +18,11 @@ from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest
 from pipelines.plan import EMPTY, Plan
 from pipelines.quarantine import SampleError
-from pipelines.reader import read_videos
+from pipelines.reader import read_samples
 
 NOT_A_SAMPLE = "empty_slot"
+READ_THREADS = 8
+"""Requests of a task at the same time: the samples of a block lie far apart, so that each takes one of its own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,9 +82,9 @@ def load_block(source: StreamSource, block: int) -> dict[str, Any]:
         "reason": np.full(rows, NOT_A_SAMPLE, dtype=object),
         "frames": np.zeros(shape, dtype=np.uint8),
     }
-    manifest_rows = manifest.captioned_rows(sample[filled])
-    records = manifest.take(manifest_rows).to_pylist()
-    for slot, record, video in zip(filled, records, read_videos(manifest, manifest_rows.tolist()), strict=True):
+    records = manifest.take_captioned(sample[filled]).to_pylist()
+    videos = read_samples(manifest, records, num_threads=READ_THREADS)
+    for slot, record, video in zip(filled, records, videos, strict=True):
         columns["uid"][slot] = record["uid"]
         rng = plan.sample_rng(place.epoch, record["uid"]) if place.phase == "train" else None
         captions = record["captions"]

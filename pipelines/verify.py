@@ -1,29 +1,22 @@
 """Prove from storage alone that a corpus is complete and sound."""
 
 import dataclasses
-from collections import Counter
+import functools
+from collections import Counter, defaultdict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
 from pipelines.columns import VECTOR, Column
-from pipelines.corpus import NUM_READERS, part_files, read_committed
-from pipelines.manifest import Manifest
-from pipelines.parts import (
-    MAX_PART_BYTES,
-    METADATA_PREFIX,
-    SHAPE,
-    CorpusSpec,
-    Part,
-    part_name,
-    plan_parts,
-    read_table,
-    values_of,
-)
+from pipelines.corpus import read_committed
+from pipelines.manifest import Manifest, sample_uid
+from pipelines.ordered import map_on_threads
+from pipelines.part_files import NUM_READERS, Examples, Tally, find_parts
+from pipelines.part_plan import Part, Parts, plan_parts
+from pipelines.parts import MAX_PART_BYTES, METADATA_PREFIX, SHAPE, CorpusSpec, PartCount, read_table, values_of
 
 NORM_TOLERANCE = {"float16": 2e-3, "float32": 1e-4}
 MAX_PROBLEMS = 20
@@ -41,12 +34,13 @@ class Verification:
     problems: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _PartFacts:
-    embedded: list[str]
-    rejected: list[str]
-    reasons: list[str]
+class _PartFacts(NamedTuple):
+    """What the files of a part hold, and the uids that are wrong in them, by what is wrong."""
+
+    num_embedded: int
+    reasons: Counter[str]
     num_bytes: int
+    wrong_uids: dict[str, list[str]]
     problems: list[str]
 
 
@@ -56,68 +50,110 @@ def verify_corpus(url: str, manifest: Manifest) -> Verification:
     Checked: each uid once, in parts or in quarantine; names, shapes, metadata and counts; finite numbers, and norm 1 in
     ``vector`` and in the columns whose names begin with ``vector_``.
 
+    Memory is that of some parts and of one shard's rows. Each part is held against its own manifest rows, which no
+    other part has; that no uid stands in the manifest twice is proved beside it (``repeated_samples``).
+
     Raises:
         ValueError: there is no complete corpus.
     """
     meta = read_committed(url)
     spec = CorpusSpec.from_meta(meta)
     parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
-    problems = _folder_problems(url, manifest=manifest, meta=meta, parts=parts)
+    found, num_bytes = Tally(parts), 0
+    wrong_uids: defaultdict[str, Examples] = defaultdict(Examples)
+    damage: list[str] = []
     num_readers = min(NUM_READERS, max(1, MAX_PART_BYTES // (spec.part_rows * spec.row_bytes)))
-    with ThreadPoolExecutor(num_readers) as pool:
-        facts = list(pool.map(lambda part: _inspect(url, part, spec=spec, manifest=manifest), parts))
-    embedded = [uid for fact in facts for uid in fact.embedded]
-    rejected = [uid for fact in facts for uid in fact.rejected]
-    problems += [problem for fact in facts for problem in fact.problems]
-    problems += _uid_problems(embedded, rejected, manifest=manifest)
-    if meta["part_embedded"] != [len(fact.embedded) for fact in facts]:
+    inspect = functools.partial(_inspect, url, spec=spec, manifest=manifest)
+    for part, facts in zip(parts, map_on_threads(inspect, parts, num_threads=num_readers), strict=True):
+        found.add(PartCount(name=part.name, start=part.start, num_embedded=facts.num_embedded, rejected=facts.reasons))
+        num_bytes += facts.num_bytes
+        damage += facts.problems[: MAX_PROBLEMS - len(damage)]
+        for what, uids in facts.wrong_uids.items():
+            wrong_uids[what].add(uids)
+    num_embedded, num_rejected = int(found.num_embedded.sum()), found.rejected.total()
+    problems = _folder_problems(url, manifest=manifest, meta=meta, parts=parts) + repeated_samples(manifest)
+    problems += [uids.told(what) for what, uids in wrong_uids.items() if uids.count]
+    if not np.array_equal(meta["part_embedded"], found.num_embedded):
         problems.append("part_embedded of the commit does not count the rows of the parts")
-    for name, got in (("num_embedded", len(embedded)), ("num_rejected", len(rejected))):
+    for name, got in (("num_embedded", num_embedded), ("num_rejected", num_rejected)):
         if meta[name] != got:
             problems.append(f"{name} is {meta[name]} in the commit and {got} in the files")
     return Verification(
         num_samples=manifest.num_rows,
-        num_embedded=len(embedded),
-        num_rejected=len(rejected),
-        rejected=dict(Counter(reason for fact in facts for reason in fact.reasons)),
-        num_bytes=sum(fact.num_bytes for fact in facts),
-        problems=tuple(problems[:MAX_PROBLEMS]),
+        num_embedded=num_embedded,
+        num_rejected=num_rejected,
+        rejected=dict(found.rejected),
+        num_bytes=num_bytes,
+        problems=tuple([*problems, *damage][:MAX_PROBLEMS]),
     )
 
 
-def _folder_problems(url: str, *, manifest: Manifest, meta: dict[str, Any], parts: list[Part]) -> list[str]:
+def _folder_problems(url: str, *, manifest: Manifest, meta: dict[str, Any], parts: Parts) -> list[str]:
     problems = []
     if meta["manifest_digest"] != manifest.digest:
         problems.append(f"the corpus is of manifest {meta['manifest_digest']}, this manifest is {manifest.digest}")
-    if meta["parts"] != [part.name for part in parts]:
+    names = np.array(meta["parts"], dtype=parts.names.dtype)
+    if not np.array_equal(names, parts.names):
         problems.append("the parts of the commit are not those that the manifest and the model call for")
-    present = {file.rsplit("/", 1)[-1].removesuffix(".parquet") for file in part_files(url)}
-    if foreign := present - set(meta["parts"]):
-        problems.append(f"{len(foreign)} files in parts/ are not in the commit (first: {min(foreign)})")
+    _, foreign = find_parts(url, names)
+    if foreign.count:
+        problems.append(f"{foreign.count} files in parts/ are not in the commit (such as {foreign.first})")
     return problems
+
+
+def repeated_samples(manifest: Manifest) -> list[str]:
+    """What keeps the uids of a manifest from being different ones, in the memory of one shard's keys.
+
+    A uid is the digest of its shard and its key. So it is enough that each is that digest, that the rows of a shard
+    stand together, and that no key comes twice among them. The names of all shards are kept.
+    """
+    wrong, scattered, repeated = Examples(), Examples(), Examples()
+    shard, shards, keys = "", set[str](), set[str]()
+    for rows in manifest.batches(["uid", "shard", "key"]):
+        for uid, its_shard, key in zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True):
+            if its_shard != shard:
+                shard, keys = its_shard, set()
+                scattered.add([shard] if shard in shards else [])
+                shards.add(shard)
+            repeated.add([uid] if key in keys else [])
+            wrong.add([uid] if uid != sample_uid(shard, key) else [])
+            keys.add(key)
+    told = {
+        "samples stand in the manifest more than once": repeated,
+        "uids of the manifest are not those of shard and key": wrong,
+        "shards of the manifest are in pieces, so that repeated samples could be overlooked": scattered,
+    }
+    return [found.told(what) for what, found in told.items() if found.count]
 
 
 def _inspect(url: str, part: Part, *, spec: CorpusSpec, manifest: Manifest) -> _PartFacts:
     """Read both files of a part; if one of them is damaged, the part counts as empty."""
     schemas = {part.url(url): spec.schema(), part.quarantine_url(url): spec.quarantine_schema()}
+    wanted = manifest.slice(part.start, part.stop, columns=["uid"])["uid"].to_pylist()
     problems: list[str] = []
     table, quarantine = (_read_sound(file, schema, problems=problems) for file, schema in schemas.items())
     if table is None or quarantine is None:
-        return _PartFacts(embedded=[], rejected=[], reasons=[], num_bytes=0, problems=problems)
-    embedded, rejected = table.column("uid").to_pylist(), quarantine.column("uid").to_pylist()
-    wanted = manifest.slice(part.start, part.stop, columns=["uid"])["uid"].to_pylist()
-    both = set(embedded) | set(rejected)
-    if part_name(spec.model_id, [uid for uid in wanted if uid in both]) != part.name or len(both) != len(part):
-        problems.append(f"part {part.name} does not hold the {len(part)} samples that it is named by")
+        return _PartFacts(0, Counter(), 0, _wrong_uids([], wanted), problems)
+    uids = [*table.column("uid").to_pylist(), *quarantine.column("uid").to_pylist()]
     for column in spec.columns:
         problems += _column_problems(table, column, f"part {part.name}, {column.name}", spec=spec)
     return _PartFacts(
-        embedded=embedded,
-        rejected=rejected,
-        reasons=quarantine.column("reason").to_pylist(),
+        num_embedded=table.num_rows,
+        reasons=Counter(quarantine.column("reason").to_pylist()),
         num_bytes=sum(storage.size(file) for file in schemas),
+        wrong_uids=_wrong_uids(uids, wanted),
         problems=problems,
     )
+
+
+def _wrong_uids(uids: list[str], wanted: list[str]) -> dict[str, list[str]]:
+    """What the uids of a part's files, in parts or in quarantine, lack and have beside those of its manifest rows."""
+    times = Counter(uids)
+    return {
+        "samples of the manifest are neither embedded nor rejected": [uid for uid in wanted if uid not in times],
+        "samples of the corpus are not in the manifest, or not in these rows": list(times.keys() - set(wanted)),
+        "samples appear more than once": [uid for uid, count in times.items() if count > 1],
+    }
 
 
 def _read_sound(file: str, schema: pa.Schema, *, problems: list[str]) -> pa.Table | None:
@@ -173,16 +209,3 @@ def _column_problems(table: pa.Table, column: Column, where: str, *, spec: Corpu
         return []
     error = np.abs(np.linalg.norm(value_B.astype(np.float32), axis=-1) - 1).max(initial=0)
     return [f"{where}: a norm is off 1 by {error:.2g}"] if error > NORM_TOLERANCE[spec.dtype] else []
-
-
-def _uid_problems(embedded: list[str], rejected: list[str], *, manifest: Manifest) -> list[str]:
-    times, wanted = (
-        Counter(embedded + rejected),
-        {uid for rows in manifest.batches(["uid"]) for uid in rows["uid"].to_pylist()},
-    )
-    sets = {
-        "are in the manifest but neither embedded nor rejected": wanted - set(times),
-        "are in the corpus but not in the manifest": set(times) - wanted,
-        "appear more than once": {uid for uid, count in times.items() if count > 1},
-    }
-    return [f"{len(uids)} samples {text} (first: {min(uids)})" for text, uids in sets.items() if uids]

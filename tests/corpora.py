@@ -8,9 +8,11 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.columns import Column
-from pipelines.corpus import commit, count_parts
+from pipelines.corpus import commit
 from pipelines.manifest import MANIFEST_SCHEMA, sample_uid, save_manifest
-from pipelines.parts import CorpusSpec, part_bytes, plan_parts, quarantine_bytes
+from pipelines.part_files import Tally, count_parts
+from pipelines.part_plan import plan_parts
+from pipelines.parts import CorpusSpec, part_bytes, quarantine_bytes
 
 DIM = 8
 VECTOR = Column(name="vector", shape=(DIM,))
@@ -65,5 +67,5 @@ def write_corpus(url, spec, manifest):
     parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
     for part in parts:
         write_part(url, spec, manifest, part)
-    commit(url, spec=spec, parts=parts, counts=count_parts(url, parts), lineage={"model": "somewhere"})
+    commit(url, spec=spec, parts=parts, counts=Tally(parts, count_parts(url, parts)), lineage={"model": "somewhere"})
     return parts

@@ -18,9 +18,11 @@ from fpig_core.fpig import FPig, FPigConfig, VideoFeatures
 from fpig_core.models import Method
 from fpig_core.preprocess import Preprocess
 from pipelines.columns import Column
-from pipelines.corpus import commit, count_parts
+from pipelines.corpus import commit
 from pipelines.manifest import MANIFEST_SCHEMA, Manifest, sample_uid, save_manifest
-from pipelines.parts import CorpusSpec, part_bytes, plan_parts, quarantine_bytes
+from pipelines.part_files import Tally, count_parts
+from pipelines.part_plan import plan_parts
+from pipelines.parts import CorpusSpec, part_bytes, quarantine_bytes
 from pipelines.synthetic import encode
 
 PREPROCESS = Preprocess(num_frames=3, size=32)
@@ -164,4 +166,4 @@ def write_corpus(
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_bytes(data)
     lineage = {"manifest": manifest.root, "model": model}
-    commit(url, spec=spec, parts=parts, counts=count_parts(url, parts), lineage=lineage)
+    commit(url, spec=spec, parts=parts, counts=Tally(parts, count_parts(url, parts)), lineage=lineage)

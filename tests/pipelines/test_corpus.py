@@ -11,8 +11,10 @@ import pytest
 from pipelines import parts as parts_module
 from pipelines import storage
 from pipelines.columns import Column
-from pipelines.corpus import missing_parts, read_columns, read_committed, read_corpus, require_same
-from pipelines.parts import part_bytes, plan_parts, read_table
+from pipelines.corpus import read_columns, read_committed, read_corpus, require_same
+from pipelines.part_files import missing_parts
+from pipelines.part_plan import plan_parts
+from pipelines.parts import part_bytes, read_table
 from pipelines.verify import verify_corpus
 from tests.corpora import (
     DIM,
@@ -136,9 +138,9 @@ def test_parts_stay_plain_parquet(manifest, tmp_path):
 def test_a_corpus_in_a_bucket_is_the_same(manifest, s3_server):
     url, spec = f"{s3_server}/corpora/test", make_spec(manifest)
     parts = plan_parts(manifest, spec.model_id, part_rows=4)
-    assert missing_parts(url, parts) == parts
+    assert list(missing_parts(url, parts)) == list(parts)
     write_corpus(url, spec, manifest)
-    assert missing_parts(url, parts) == []
+    assert list(missing_parts(url, parts)) == []
     assert verify_corpus(url, manifest).problems == ()
     assert len(read_corpus(url).uids) == 8
 
@@ -153,9 +155,9 @@ def test_an_empty_manifest_gives_an_empty_corpus(tmp_path):
 def test_what_is_missing_is_what_was_not_written(manifest, tmp_path):
     url, spec = str(tmp_path), make_spec(manifest)
     parts = plan_parts(manifest, spec.model_id, part_rows=4)
-    assert missing_parts(url, parts) == parts
+    assert list(missing_parts(url, parts)) == list(parts)
     write_part(url, spec, manifest, parts[1])
-    assert missing_parts(url, parts) == [parts[0], parts[2]]
+    assert list(missing_parts(url, parts)) == [parts[0], parts[2]]
     with pytest.raises(ValueError, match="unfinished corpus of 1 parts"):
         read_committed(url)
     with pytest.raises(ValueError, match="not of this corpus"):

@@ -18,11 +18,13 @@ import torch
 from ray.exceptions import RayTaskError
 
 from fpig_core.bundle import load_bundle
+from pipelines import embed as embed_module
 from pipelines.corpus import read_columns, read_corpus
 from pipelines.decode import decode_frames
 from pipelines.embed import EmbedSettings, build_stream, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.encode import EncodeVideos
 from pipelines.manifest import load_manifest
+from pipelines.part_files import Tally
 from pipelines.parts import read_table
 from pipelines.verify import verify_corpus
 from tests.worlds import PREPROCESS, video_bytes, write_model, write_shards
@@ -58,7 +60,7 @@ def plan_for(world, out, settings=SETTINGS):
 def embed(world, out, settings=SETTINGS):
     plan = plan_for(world, out, settings)
     counts = list(embed_parts(plan, settings))
-    return finish_embedding(plan, counts, lineage={}), counts
+    return finish_embedding(plan, Tally(plan.parts, counts), lineage={}), counts
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_rejected_samples_tell_why(undisturbed):
 
 def test_a_rerun_has_nothing_to_do(world, undisturbed):
     plan = plan_for(world, undisturbed)
-    assert plan.missing == []
+    assert not plan.missing
     meta = committed(plan)
     assert meta
     assert meta["num_rejected"] == len(FLAWS)
@@ -136,8 +138,9 @@ def test_a_rerun_does_what_is_missing_and_nothing_else(world, undisturbed, tmp_p
     assert bytes_of(corpus) == bytes_of(undisturbed)
 
 
-def test_a_late_writer_leaves_what_is_there(world, undisturbed, tmp_path):
-    """A plan made before another run finished meets its parts: they stay as they are."""
+def test_a_late_writer_leaves_what_is_there(world, undisturbed, tmp_path, monkeypatch):
+    """A plan made before another run finished meets its parts: they stay as they are. It takes two streams here."""
+    monkeypatch.setattr(embed_module, "STREAM_PARTS", 2)
     corpus = tmp_path / "corpus"
     early = plan_for(world, corpus)
     shutil.copytree(undisturbed, corpus)
@@ -208,7 +211,7 @@ def test_a_corpus_begun_on_cpus_is_not_finished_in_half_precision(world, undistu
     gpu = dataclasses.replace(SETTINGS, gpus_per_actor=1.0)
     with pytest.raises(ValueError, match=r"was made with precision='fp32', this request has precision='bf16'; give"):
         plan_for(world, undisturbed, gpu)
-    assert plan_for(world, undisturbed, dataclasses.replace(gpu, precision="fp32")).missing == []
+    assert not plan_for(world, undisturbed, dataclasses.replace(gpu, precision="fp32")).missing
 
 
 def batch_of(frames):

@@ -23,6 +23,7 @@ from pipelines.guarded import decode_guarded
 from pipelines.indexing import IndexSettings, index_shards
 from pipelines.limits import VideoLimits
 from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, save_manifest
+from pipelines.part_files import Tally
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
 from pipelines.shard_pool import write_here
@@ -205,7 +206,7 @@ def test_an_embedding_counts_every_hostile_file_once(ray_local, shards, files, c
     write_model(model)
     settings = EmbedSettings(part_rows=64, batch_size=8, num_actors=1, cpus_per_actor=1.5)
     plan = plan_embedding(manifest, model_url=str(model), out_url=str(tmp_path / "corpus"), settings=settings)
-    meta = finish_embedding(plan, list(embed_parts(plan, settings)), lineage={})
+    meta = finish_embedding(plan, Tally(plan.parts, embed_parts(plan, settings)), lineage={})
     reasons = [*lost(files).values(), *INDEXED.values()]
     assert meta["num_embedded"] == len(SOUND)
     assert meta["rejected"] == {reason: reasons.count(reason) for reason in reasons}

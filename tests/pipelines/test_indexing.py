@@ -9,11 +9,12 @@ import pytest
 
 from pipelines import storage
 from pipelines.annotations import Record
-from pipelines.indexing import IndexSettings, find_shards, index_shards
+from pipelines.indexing import IndexSettings, index_shards
 from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, manifest_digest, sample_uid
 from pipelines.quarantine import REASONS
 from pipelines.reader import read_videos
 from pipelines.samples import MAX_TEXT_BYTES, split_name
+from pipelines.shard_list import find_shards
 from pipelines.tarwalk import SHARD_REASONS
 from tests.pipelines.test_tarwalk import make_tar
 from tests.shards import write_set
@@ -231,7 +232,7 @@ def test_written_shards_index_without_a_complaint(tmp_path):
     write_set([Record("v.mp4", "v", "all", ("é",), None, None)], url, videos=tmp_path)
     report = index_shards(url)
     assert (report.num_ok, report.num_captioned, report.bad_shards, report.num_ignored) == (1, 1, [], 0)
-    assert find_shards(url) == ["shard-000000.tar"]
+    assert list(find_shards(url)) == ["shard-000000.tar"]
 
 
 def test_shards_go_through_an_object_store(tmp_path, s3_server):
@@ -255,7 +256,7 @@ def test_training_wants_captions_and_embedding_does_not(tmp_path):
     index(tmp_path, a=[V, ("z.mp4", b"z"), ("z.json", META), ("n.json", META)])
     manifest = load_manifest(str(tmp_path))
     assert (manifest.num_ok, manifest.num_captioned) == (2, 1)
-    assert manifest.captioned_rows([0]).tolist() == [1]
+    assert manifest.take_captioned([0]).to_pylist() == manifest.slice(1, 2).to_pylist()
 
 
 def test_missing_or_foreign_manifests_say_what_to_do(tmp_path):

@@ -1,6 +1,7 @@
 """The plan: every sample once an epoch, whatever the sizes, and nothing but the experiment decides the order."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,10 +94,69 @@ def test_epochs_seeds_and_datasets_differ() -> None:
         assert np.mean(base.samples(0) == other) < 0.1
 
 
-def test_neighbours_on_storage_are_seldom_neighbours_in_a_batch() -> None:
-    plan = make_plan({"num_train": 20_000, "num_val": 0, "global_batch": 128, "epochs": 1}, Shuffle())
-    adjacent = sum(int((np.diff(np.sort(plan.samples(batch))) == 1).sum()) for batch in range(100))
-    assert adjacent / (100 * 128) < 0.06
+@pytest.mark.parametrize(("chunk", "window", "global_batch"), [(16, 8192, 128), (16, 1024, 64), (4, 512, 64)])
+def test_neighbours_on_storage_share_a_batch_as_rarely_as_in_a_random_window(chunk, window, global_batch) -> None:
+    """Of two neighbours the second is in the first one's batch of G at a rate of (1 - 1/chunk) · G/window.
+
+    A random permutation of all N gives G/N: the plan mixes as if the window were the whole set.
+    """
+    size = 20_480
+    sizes = {"num_train": size, "num_val": 0, "global_batch": global_batch, "epochs": 1}
+    plan = make_plan(sizes, Shuffle(chunk=chunk, window=window))
+    batches = [plan.samples(batch) for batch in range(size // global_batch)]
+    random = np.random.default_rng(0).permutation(size).reshape(-1, global_batch)
+    expected = (1 - 1 / chunk) * global_batch / window
+    assert 0.8 * expected < shared_rate(batches) < 1.2 * expected + global_batch / size
+    assert 0.5 * global_batch / size < shared_rate(list(random)) < 1.5 * global_batch / size
+    # Nor do they stand side by side: slots are as free as batches.
+    beside = np.mean([np.mean(np.abs(np.diff(batch)) == 1) for batch in batches])
+    assert beside < 4 / window + 4 / size
+
+
+def shared_rate(batches: list[np.ndarray]) -> float:
+    """How often the next sample on storage is in the same batch."""
+    return float(np.mean([(np.diff(np.sort(batch)) == 1).sum() / len(batch) for batch in batches]))
+
+
+def uneven(count: np.ndarray) -> tuple[float, float]:
+    """Of counts [place, image] over as many permutations as a row sums up to: chi-square by its mean, and how far the
+    probabilities are off 1/size, as a part of it (root of the mean square, without what chance adds).
+    """
+    size, expected = len(count), count.sum() / count.size
+    chi_square, freedom = ((count - expected) ** 2 / expected).sum(), (size - 1) ** 2
+    return chi_square / freedom, np.sqrt(max(0.0, chi_square - freedom) / count.sum())
+
+
+@pytest.mark.parametrize("size", [16, 31, 64])
+def test_a_permutation_sends_each_place_everywhere_equally_often(size: int) -> None:
+    assert uneven(images(size))[0] < 1.25
+
+
+@pytest.mark.parametrize("size", [3, 5, 8, 12])
+def test_a_permutation_of_a_handful_is_a_little_uneven(size: int) -> None:
+    """Four rounds over one or two bits a half do not mix fully: below 16 some places are likelier than others."""
+    assert uneven(images(size))[1] < 0.2
+
+
+def images(size: int) -> np.ndarray:
+    """How often each place [size] goes to each [size] under 600 permutations."""
+    count = np.zeros((size, size))
+    for number in range(600):
+        count[np.arange(size), permute(np.arange(size), size, derive_key("quality", number))] += 1
+    return count
+
+
+def test_a_caption_is_drawn_by_seed_epoch_and_uid_alone_and_each_about_equally_often() -> None:
+    small, large = (
+        make_plan({"num_train": 9, "num_val": 0, "global_batch": batch, "epochs": 1}, Shuffle()) for batch in (2, 8)
+    )
+    num_captions, num_epochs = 5, 1500
+    for uid in ("a", "b"):
+        drawn = [int(small.sample_rng(epoch, uid).integers(num_captions)) for epoch in range(num_epochs)]
+        assert drawn[:50] == [int(large.sample_rng(epoch, uid).integers(num_captions)) for epoch in range(50)]
+        expected = num_epochs / num_captions
+        count = np.bincount(drawn, minlength=num_captions)
+        assert ((count - expected) ** 2 / expected).sum() < 18.5  # 4 degrees of freedom: one in a thousand
 
 
 def test_a_visit_draws_the_same_numbers_again() -> None:

@@ -1,5 +1,7 @@
 """What the model sees is what open_clip's own preprocessing would show it."""
 
+from typing import Any
+
 import numpy as np
 import open_clip
 import pytest
@@ -31,7 +33,7 @@ def embed():
 def test_embeddings_equal_those_after_the_reference_preprocessing(embed, mode, size):
     noise_HW3 = np.random.default_rng(7).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     image = Image.fromarray(noise_HW3).resize(size, Image.Resampling.BICUBIC)
-    reference = open_clip.image_transform(
+    reference: Any = open_clip.image_transform(
         SIZE, is_train=False, mean=OPENAI_MEAN, std=OPENAI_STD, resize_mode=mode, interpolation="bicubic"
     )
     preprocess = Preprocess(size=SIZE, resize_mode=mode)

@@ -69,8 +69,15 @@ def test_captioned_samples_are_found_by_their_number(manifest):
     assert manifest.num_captioned == len(captioned) > 20
     assert manifest.num_ok == sum(row["status"] == "ok" for row in rows)
     numbers = np.random.default_rng(2).permutation(len(captioned))
-    assert manifest.captioned_rows(numbers).tolist() == [captioned[number] for number in numbers]
-    assert manifest.captioned_rows([]).tolist() == []
+    assert manifest.take_captioned(numbers).to_pylist() == [rows[captioned[number]] for number in numbers]
+    assert manifest.take_captioned([]).to_pylist() == []
+
+
+def test_captioned_rows_take_one_look_at_each_row_group(manifest, read):
+    groups = RowGroups(manifest.url, cache_bytes=0)
+    read.clear()
+    groups.take_captioned(np.random.default_rng(3).permutation(groups.num_captioned))
+    assert sorted(read) == list(range(groups.num_groups))
 
 
 def test_all_rows_come_in_pieces(manifest):

@@ -20,6 +20,7 @@ from pipelines.decode import decode_frames
 from pipelines.embed import EmbedSettings, embed_parts, finish_embedding, plan_embedding
 from pipelines.indexing import IndexSettings, index_shards
 from pipelines.manifest import load_manifest
+from pipelines.part_files import Tally
 from pipelines.plan import Plan, Shuffle
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
@@ -142,7 +143,7 @@ def test_an_embedding_loses_nothing(ray_local, world, stored, faulty_s3):
     def embed() -> dict[str, Any]:
         places = {"model_url": f"{stored}/model", "out_url": f"{stored}/corpus"}
         plan = plan_embedding(load_manifest(f"{stored}/shards"), **places, settings=settings)
-        return finish_embedding(plan, list(embed_parts(plan, settings)), lineage={})
+        return finish_embedding(plan, Tally(plan.parts, embed_parts(plan, settings)), lineage={})
 
     faulty_s3.rules = [
         *in_turn("*.tar", Status(503, "SlowDown"), Reset(after=2000), Resized(by=-1)),

@@ -72,6 +72,15 @@ def test_starting_later_is_skipping_what_came_before(source) -> None:
     assert received(source, 2, first_batch=source.plan.schedule.num_batches) == [[], []]
 
 
+def test_a_set_smaller_than_a_batch_starves_no_worker(source) -> None:
+    """Going on with four workers where one stopped, three samples in four blocks of two."""
+    schedule = Schedule(num_train=3, num_val=1, global_batch=GLOBAL_BATCH, epochs=2)
+    tiny = dataclasses.replace(source, plan=dataclasses.replace(source.plan, schedule=schedule))
+    wanted, dealt = uids_by_slot(tiny)[1:], received(tiny, 4, first_batch=1)
+    assert [len(blocks) for blocks in dealt] == [len(wanted)] * 4 == [3] * 4
+    assert [[uid for block in blocks for uid in block["uid"]] for blocks in zip(*dealt, strict=True)] == wanted
+
+
 def test_what_cannot_be_used_keeps_its_slot(source) -> None:
     blocks = [load_block(source, number) for number in range(source.plan.schedule.num_batches)]
     reasons = [reason for block in blocks for reason in block["reason"]]
