@@ -17,7 +17,7 @@ from tests.swift import swift_server
 from tests.test_layers import ROOT
 
 
-@pytest.fixture(params=["moto", pytest.param("swift", marks=pytest.mark.slow)])
+@pytest.fixture(params=["moto", "swift"])
 def bucket(request, tmp_path, monkeypatch) -> Iterator[str]:
     """The URL of a bucket that this process and those it starts find by themselves."""
     if request.param == "moto":
@@ -38,6 +38,7 @@ def run_job(folder: Path, name: str, *options: str) -> tuple[dict, str]:
     return json.loads(result.read_text()), done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_model_is_trained_and_a_corpus_proved_in_a_bucket(bucket, tmp_path):
     root = f"{bucket}/bucket-test"
