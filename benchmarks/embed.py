@@ -31,7 +31,7 @@ from pipelines.reader import read_videos
 
 BATCH = 8
 # Videos in the two sets. The small one is one part.
-SMALL, LARGE = {"tiny": 80, "ViT-B-32": 16}, {"tiny": 1600, "ViT-B-32": 64}
+SMALL, LARGE = {"tiny": 80, "ViT-B-32": 8}, {"tiny": 1040, "ViT-B-32": 40}
 FRAME_SIZE = {"tiny": 32, "ViT-B-32": 224}
 
 
