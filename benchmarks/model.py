@@ -219,9 +219,14 @@ def beside_open_clip(size: str, *, repeats: int) -> list[Result]:
 
 
 def count_flops(call: Callable[[], object]) -> int:
-    """Operations of one call. The fused attention of inference mode is not counted: use ``no_grad`` instead."""
-    with FlopCounterMode(display=False) as counter:
-        call()
+    """Operations of one call. It computes without the fused attention of evaluation, which is not counted."""
+    is_fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_fused)
     return counter.get_total_flops()
 
 
