@@ -32,6 +32,7 @@ from pipelines.reader import read_videos
 BATCH = 8
 # Videos in the two sets. The small one is one part.
 SMALL, LARGE = {"tiny": 80, "ViT-B-32": 8}, {"tiny": 1040, "ViT-B-32": 40}
+REPEATS = {"tiny": 3, "ViT-B-32": 1}
 FRAME_SIZE = {"tiny": 32, "ViT-B-32": 224}
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     for name in LARGE:
         with tempfile.TemporaryDirectory() as folder:
             num_videos = (BATCH, 3 * BATCH) if quick else (SMALL[name], LARGE[name])
-            results += embedding(Path(folder), name, num_videos, repeats=1 if quick else 3, cores=where["cores"])
+            results += embedding(Path(folder), name, num_videos, repeats=1 if quick else REPEATS[name], cores=where["cores"])
     save("embed", results, machine=where, quick=quick)
 
 
