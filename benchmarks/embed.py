@@ -44,7 +44,9 @@ def main() -> None:
     for name in LARGE:
         with tempfile.TemporaryDirectory() as folder:
             num_videos = (BATCH, 3 * BATCH) if quick else (SMALL[name], LARGE[name])
-            results += embedding(Path(folder), name, num_videos, repeats=1 if quick else REPEATS[name], cores=where["cores"])
+            results += embedding(
+                Path(folder), name, num_videos, repeats=1 if quick else REPEATS[name], cores=where["cores"]
+            )
     save("embed", results, machine=where, quick=quick)
 
 
