@@ -16,7 +16,7 @@ from tests.cluster.gloo import run_workers
 from tests.methods import build_method, make_batch
 
 ROWS, STEPS = 6, 3
-OPTIM = Optim(lr=1e-3, backbone_rate=0.5)
+OPTIM = Optim(lr=2e-4, backbone_rate=0.5)
 # One of each method: the variants differ in what they compute, not in how their parameters are held.
 METHODS = ("fpig", "fpig, generator stage", "mean_pool", "vip_mean", "eercf", "t2v2t")
 
@@ -98,9 +98,8 @@ def test_two_workers_train_like_plain_pytorch_also_over_a_restart(tmp_path, zero
         for losses, weights in (worker[name] for worker in workers):
             assert losses == pytest.approx(wanted_losses, rel=1e-4), name
             for key, tensor in wanted.state_dict().items():
-                # Adam turns rounding of a gradient near zero into a step of up to lr: compare with the path walked.
-                got = torch.from_numpy(weights[key])
-                assert torch.allclose(got, tensor, rtol=1e-4, atol=OPTIM.lr * STEPS / 5), f"{name}: {key}"
+                # Adam turns rounding of a gradient near zero into a step of up to lr.
+                assert torch.allclose(torch.from_numpy(weights[key]), tensor, rtol=1e-4, atol=1e-4), f"{name}: {key}"
 
 
 def clamp_sharded(rank: int, num_workers: int, zero_stage: int) -> float:
