@@ -75,7 +75,11 @@ def caches(folder: Path, *, num_frames: int, repeats: int) -> list[Result]:
 
 def frames_of(manifest: Manifest, preprocess: Preprocess, *, jitter: bool) -> np.ndarray:
     """uint8 [samples, F, 3, H, W]."""
-    samples = zip(manifest.table.to_pylist(), read_videos(manifest, range(manifest.num_rows)), strict=True)
+    samples = zip(
+        manifest.table.to_pylist(),
+        read_videos(manifest, manifest.take(range(manifest.num_rows)).to_pylist()),
+        strict=True,
+    )
     frames = []
     for number, (record, video) in enumerate(samples):
         rng = np.random.default_rng(number) if jitter else None

@@ -90,7 +90,7 @@ def alone(model: Path, manifest: Manifest, *, clock: Callable[[], float]) -> tup
     preprocess = bundle.config.preprocess
     start = clock()
     records = manifest.take(np.arange(BATCH)).to_pylist()
-    videos = read_videos(manifest, range(BATCH), verify="sha256")
+    videos = read_videos(manifest, records, verify="sha256")
     frame_BF3HW = np.stack(
         [decode_sample(record, video, preprocess=preprocess) for record, video in zip(records, videos, strict=True)]
     )

@@ -14,7 +14,9 @@ def main() -> None:
     index_shards(root)
     print(peak_mib())
     manifest = load_manifest(root)
-    assert all(isinstance(video, bytes) for video in read_videos(manifest, range(manifest.num_rows)))
+    assert all(
+        isinstance(video, bytes) for video in read_videos(manifest, manifest.take(range(manifest.num_rows)).to_pylist())
+    )
     print(peak_mib())
 
 

@@ -97,7 +97,8 @@ def usable_videos(manifest: Manifest) -> Iterator[tuple[int, str]]:
 def draw_rows(model: FPig, manifest: Manifest, rows: list[int]) -> tuple[list[TokenPicture], list[str]]:
     """A picture of each readable video, and the reasons of the others."""
     pictures, rejected = [], []
-    for sample, data in zip(manifest.take(rows).to_pylist(), read_videos(manifest, rows), strict=True):
+    samples = manifest.take(rows).to_pylist()
+    for sample, data in zip(samples, read_videos(manifest, samples), strict=True):
         try:
             pictures.append(draw_video(model, sample, data))
         except SampleError as error:

@@ -47,7 +47,7 @@ def decode_rows(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     size, num_frames = work.preprocess.size, work.preprocess.num_frames
     frame_BF3HW = np.zeros((len(row_B), num_frames, 3, size, size), np.uint8)
     reason, detail = [""] * len(row_B), [""] * len(row_B)
-    for i, data in enumerate(read_videos(work.manifest, row_B.tolist(), verify="sha256")):
+    for i, data in enumerate(read_videos(work.manifest, sample, verify="sha256")):
         try:
             frame_BF3HW[i] = decode_guarded(sample[i], data, preprocess=work.preprocess)
         except SampleError as error:

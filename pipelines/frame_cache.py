@@ -100,8 +100,8 @@ def plan_cache(manifest: Manifest, out_url: str, *, store: FrameStore) -> list[S
 
 def store_frames(manifest: Manifest, places: Sequence[int], *, store: FrameStore) -> Iterator[Sample | Reject]:
     """Samples of frame files for rows of ``manifest``; who cannot be decoded is a reject, by uid."""
-    videos = read_videos(manifest, places, verify="sha256")
-    for record, video in zip(manifest.take(places).to_pylist(), videos, strict=True):
+    records = manifest.take(places).to_pylist()
+    for record, video in zip(records, read_videos(manifest, records, verify="sha256"), strict=True):
         try:
             frame_F3HW = decode_guarded(record, video, preprocess=store.preprocess)
         except SampleError as error:

@@ -22,7 +22,6 @@ Row = dict[str, Any]
 Video = bytes | SampleError
 Verify = Literal["header", "sha256"]
 
-_COLUMNS = ["shard", "key", "video_suffix", "video_offset", "video_bytes", "sha256", "status", "reason"]
 _HEADER_BYTES = 512
 _HEADER_NAME_BYTES = 100
 
@@ -38,43 +37,6 @@ class Range(NamedTuple):
 
 def read_videos(
     manifest: Manifest,
-    rows: Sequence[int],
-    *,
-    verify: Verify = "header",
-    max_gap_bytes: int = 64 << 10,
-    max_range_bytes: int = 8 << 20,
-    window_bytes: int = 32 << 20,
-    num_threads: int = 4,
-    limits: VideoLimits = VideoLimits(),
-) -> Iterator[Video]:
-    """The bytes of the video of every row, in the order of ``rows``, or why there are none.
-
-    Local files are read one video at a time. From a store, the rows of a window of ``window_bytes`` (at least one) are
-    read at once while those of the window before are used; videos that lie near each other in a shard share a request
-    of at most ``max_range_bytes`` (more only for one single video). A video over ``limits`` is not read at all.
-
-    ``verify`` = "header" asks that the tar header before the video still tells its name and its size, which it hardly
-    does in a shard that was written anew; only otherwise the sha256 decides. "sha256" always takes the digest. It also
-    finds bytes that have changed in place, and costs several times what reading from the page cache does.
-
-    Raises, while iterating:
-        OSError: the store refuses or does not answer, or the whole set is away. That says nothing about a sample, so it
-            rejects none.
-    """
-    yield from read_samples(
-        manifest,
-        manifest.take(rows, columns=_COLUMNS).to_pylist(),
-        verify=verify,
-        max_gap_bytes=max_gap_bytes,
-        max_range_bytes=max_range_bytes,
-        window_bytes=window_bytes,
-        num_threads=num_threads,
-        limits=limits,
-    )
-
-
-def read_samples(
-    manifest: Manifest,
     samples: Sequence[Row],
     *,
     verify: Verify = "header",
@@ -84,7 +46,20 @@ def read_samples(
     num_threads: int = 4,
     limits: VideoLimits = VideoLimits(),
 ) -> Iterator[Video]:
-    """``read_videos`` of rows that are at hand already."""
+    """The bytes of the video of every sample, which are rows of ``manifest``, in their order, or why there are none.
+
+    Local files are read one video at a time. From a store, the samples of a window of ``window_bytes`` (at least one)
+    are read at once while those of the window before are used; videos that lie near each other in a shard share a
+    request of at most ``max_range_bytes`` (more only for one single video). A video over ``limits`` is not read at all.
+
+    ``verify`` = "header" asks that the tar header before the video still tells its name and its size, which it hardly
+    does in a shard that was written anew; only otherwise the sha256 decides. "sha256" always takes the digest. It also
+    finds bytes that have changed in place, and costs several times what reading from the page cache does.
+
+    Raises, while iterating:
+        OSError: the store refuses or does not answer, or the whole set is away. That says nothing about a sample, so it
+            rejects none.
+    """
     if storage.local_path(manifest.root) is not None:
         yield from _read_files(manifest, samples, verify=verify, limits=limits)
         return

@@ -6,7 +6,7 @@ In memory stand the place of each row group, how many of its samples are caption
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from pipelines.ranges import RangeFile
 CACHE_BYTES = 128 << 20
 
 _Columns = Sequence[str] | None
+_Found = tuple[np.ndarray, pa.Table, np.ndarray]
+"""Positions in what was asked for, the row group in which it lies, places there."""
 
 
 class RowGroups:
@@ -71,12 +73,11 @@ class RowGroups:
     def take(self, rows: Sequence[int] | np.ndarray, *, columns: _Columns = None) -> pa.Table:
         """The rows with these numbers, in this order; each row group is read once."""
         row = np.asarray(rows, dtype=np.int64)
-        parts, positions = [self._schema(columns).empty_table()], [np.empty(0, np.int64)]
-        for number, inside in _by_group(self._end, row):
-            place = pa.array(row[inside] - _start(self._end, number))
-            parts.append(self.group(number, columns=columns).take(place))
-            positions.append(inside)
-        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(positions))))
+        found = (
+            (inside, self.group(number, columns=columns), row[inside] - _start(self._end, number))
+            for number, inside in _by_group(self._end, row)
+        )
+        return _in_order(found, self._schema(columns))
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of all rows, a row group at a time, past the cache."""
@@ -88,17 +89,14 @@ class RowGroups:
 
         Each row group is looked at once: finding the rows and then taking them would read twice what the cache drops.
         """
-        parts, positions = [self.schema.empty_table()], [np.empty(0, np.int64)]
-        for number, inside, place in self._captioned(np.asarray(numbers, dtype=np.int64)):
-            parts.append(self.group(number).take(pa.array(place)))
-            positions.append(inside)
-        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(positions))))
+        wanted = np.asarray(numbers, dtype=np.int64)
 
-    def _captioned(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(number of the row group, positions in ``wanted`` of what lies in it, places there)."""
-        for number, inside in _by_group(self._end_captioned, wanted):
-            captioned = np.flatnonzero(is_captioned(self.group(number)))
-            yield number, inside, captioned[wanted[inside] - _start(self._end_captioned, number)]
+        def captioned(number: int, inside: np.ndarray) -> _Found:
+            rows = self.group(number)
+            place = np.flatnonzero(is_captioned(rows))[wanted[inside] - _start(self._end_captioned, number)]
+            return inside, rows, place
+
+        return _in_order((captioned(*each) for each in _by_group(self._end_captioned, wanted)), self.schema)
 
     def group(self, number: int, *, columns: _Columns = None) -> pa.Table:
         """One row group. Only whole ones are kept, for callers want most of their columns."""
@@ -123,6 +121,15 @@ class RowGroups:
 
     def _schema(self, columns: _Columns) -> pa.Schema:
         return self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+
+
+def _in_order(found: Iterable[_Found], schema: pa.Schema) -> pa.Table:
+    """The rows that were found in row groups, as they were asked for."""
+    parts, positions = [schema.empty_table()], [np.empty(0, np.int64)]
+    for inside, rows, place in found:
+        parts.append(rows.take(pa.array(place)))
+        positions.append(inside)
+    return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(positions))))
 
 
 def _start(end: np.ndarray, number: int) -> int:

@@ -18,7 +18,7 @@ from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest
 from pipelines.plan import EMPTY, Plan
 from pipelines.quarantine import SampleError
-from pipelines.reader import read_samples
+from pipelines.reader import read_videos
 
 NOT_A_SAMPLE = "empty_slot"
 READ_THREADS = 8
@@ -83,7 +83,7 @@ def load_block(source: StreamSource, block: int) -> dict[str, Any]:
         "frames": np.zeros(shape, dtype=np.uint8),
     }
     records = manifest.take_captioned(sample[filled]).to_pylist()
-    videos = read_samples(manifest, records, num_threads=READ_THREADS)
+    videos = read_videos(manifest, records, num_threads=READ_THREADS)
     for slot, record, video in zip(filled, records, videos, strict=True):
         columns["uid"][slot] = record["uid"]
         rng = plan.sample_rng(place.epoch, record["uid"]) if place.phase == "train" else None

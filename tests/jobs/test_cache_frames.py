@@ -19,7 +19,7 @@ from pipelines.frame_cache import FrameStore, require_fitting
 from pipelines.indexing import index_shards
 from pipelines.manifest import load_manifest
 from pipelines.quarantine import SampleError
-from pipelines.reader import read_videos
+from tests.rows import videos_of_rows
 from tests.worlds import PREPROCESS, video_bytes, write_model, write_shards
 
 NUM_ROWS = 10
@@ -48,7 +48,7 @@ def frames_of(root, name, **options):
     """Frames or reason code by uid, each with a generator of its own."""
     manifest, result = load_manifest(str(root / name)), {}
     records = manifest.table.to_pylist()
-    for record, data in zip(records, read_videos(manifest, range(manifest.num_rows)), strict=True):
+    for record, data in zip(records, videos_of_rows(manifest, range(manifest.num_rows)), strict=True):
         try:
             result[record["uid"]] = decode_sample(record, data, preprocess=PREPROCESS, **options)
         except SampleError as error:
@@ -84,7 +84,7 @@ def test_jitter_draws_from_the_stored_frames(root):
     num_stored = STORE.preprocess.num_frames
     manifest = load_manifest(str(root / "shards"))
     (record,) = manifest.table.slice(0, 1).to_pylist()
-    (data,) = read_videos(manifest, [0])
+    (data,) = videos_of_rows(manifest, [0])
     stored_F3HW = decode_sample(record, data, preprocess=STORE.preprocess)
     for seed in range(5):
         got = frames_of(root, "raw", rng=np.random.default_rng(seed))[record["uid"]]

@@ -10,8 +10,8 @@ from jobs import index_shards, make_synthetic, write_shards
 from jobs.cli import DONE, OVER_BUDGET
 from pipelines.decode import decode_sample
 from pipelines.manifest import load_manifest
-from pipelines.reader import read_videos
 from tests.pipelines.test_tarwalk import make_tar
+from tests.rows import videos_of_rows
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_stills_take_the_same_way(tmp_path):
     assert {name: found["num_captioned"] for name, found in report.summary["sets"].items()} == {"train": 27, "val": 3}
     manifest = load_manifest(f"{shards}/val")
     assert manifest.table.column("video_suffix").to_pylist() == ["jpg"] * 3
-    for record, data in zip(manifest.table.to_pylist(), read_videos(manifest, range(3)), strict=True):
+    for record, data in zip(manifest.table.to_pylist(), videos_of_rows(manifest, range(3)), strict=True):
         frames = decode_sample(record, data, preprocess=Preprocess(num_frames=1, size=32))
         assert frames.shape == (1, 3, 32, 32)
     assert not make_synthetic.main(args).summary["written"]

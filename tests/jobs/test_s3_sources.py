@@ -8,10 +8,10 @@ from jobs import index_shards, write_shards
 from jobs.cli import DONE
 from pipelines import storage
 from pipelines.manifest import load_manifest
-from pipelines.reader import read_videos
 from tests import servers
 from tests.fault_proxy import Rule
 from tests.faults import Cut, Reset, Silence, Status
+from tests.rows import videos_of_rows
 from tests.worlds import video_bytes
 
 NUM_VIDEOS = 5
@@ -36,7 +36,7 @@ def samples_of(url: str) -> dict[str, tuple[list[str], bytes]]:
     index_shards.main(index_shards.Args(root=url))
     manifest = load_manifest(url)
     found = {}
-    for row, video in zip(manifest.table.to_pylist(), read_videos(manifest, range(manifest.num_rows)), strict=True):
+    for row, video in zip(manifest.table.to_pylist(), videos_of_rows(manifest, range(manifest.num_rows)), strict=True):
         assert isinstance(video, bytes)
         found[row["video_id"]] = row["captions"], video
     return found

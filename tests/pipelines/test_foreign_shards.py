@@ -11,9 +11,9 @@ from webdataset.writer import TarWriter
 from pipelines import storage
 from pipelines.indexing import IndexSettings, index_shards
 from pipelines.manifest import load_manifest
-from pipelines.reader import read_videos
 from tests.pipelines.test_tarwalk import make_tar
 from tests.pipelines.videos import make_video
+from tests.rows import videos_of_rows
 
 NO_DIGESTS = IndexSettings(digest="none")
 
@@ -61,7 +61,7 @@ def test_plain_webdataset_shards(tmp_path):
     report = index_shards(str(tmp_path))
     assert [row["captions"] for row in rows_of(tmp_path).values()] == [[f"clip {number}"] for number in range(3)]
     assert (report.num_ok, report.bad_shards, report.notes) == (3, [], [])
-    assert list(read_videos(load_manifest(str(tmp_path)), [2, 0])) == [video, video]
+    assert list(videos_of_rows(load_manifest(str(tmp_path)), [2, 0])) == [video, video]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_without_digests_videos_are_not_read(tmp_path, monkeypatch):
     lengths = [length for url, length in asked if url.endswith(".tar")]
     assert sum(lengths) < 0.05 * sum(map(len, videos))
     assert len(lengths) <= 2 * len(videos)
-    assert list(read_videos(load_manifest(str(tmp_path)), range(8))) == videos
+    assert list(videos_of_rows(load_manifest(str(tmp_path)), range(8))) == videos
 
 
 @pytest.mark.parametrize("verify", ["header", "sha256"])
@@ -138,10 +138,10 @@ def test_without_digests_the_header_decides(tmp_path, verify):
     (tmp_path / "a.tar").write_bytes(make_tar(members))
     index_shards(str(tmp_path), NO_DIGESTS)
     manifest = load_manifest(str(tmp_path))
-    assert list(read_videos(manifest, range(5), verify=verify)) == [data for _, data in members]
+    assert list(videos_of_rows(manifest, range(5), verify=verify)) == [data for _, data in members]
 
     (tmp_path / "a.tar").write_bytes(make_tar([("other.mp4", b"x" * 700), *members[1:]]))
-    first, second, *_ = read_videos(manifest, range(5), verify=verify)
+    first, second, *_ = videos_of_rows(manifest, range(5), verify=verify)
     assert (getattr(first, "code", "ok"), second) == ("changed_bytes", members[1][1])
 
 

@@ -25,7 +25,6 @@ from pipelines.limits import VideoLimits
 from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, save_manifest
 from pipelines.part_files import Tally
 from pipelines.quarantine import SampleError
-from pipelines.reader import read_videos
 from pipelines.shard_pool import write_here
 from pipelines.shard_set import claim_set, finish_set
 from pipelines.shards import plan_shard_set
@@ -36,6 +35,7 @@ from pipelines.verify import verify_corpus
 from tests.pipelines import hostile, victims
 from tests.pipelines.hostile import Canary
 from tests.pipelines.videos import make_video
+from tests.rows import videos_of_rows
 from tests.worlds import PREPROCESS, write_model, write_shards
 
 LIMITS = VideoLimits(max_cpu_s=20, max_memory_bytes=256 << 20)
@@ -158,7 +158,7 @@ def test_each_file_is_decoded_or_told_within_its_means(shards, files, untouched)
     manifest = load_manifest(str(shards))
     rows = manifest.table.to_pylist()
     codes = {}
-    for row, video in zip(rows, read_videos(manifest, range(len(rows))), strict=True):
+    for row, video in zip(rows, videos_of_rows(manifest, range(len(rows))), strict=True):
         try:
             decode_guarded(row, video, preprocess=PREPROCESS, limits=LIMITS)
         except SampleError as error:
@@ -233,9 +233,9 @@ def test_a_manifest_that_names_commands_or_hosts_reads_nothing(tmp_path, untouch
     manifest = save_manifest(str(tmp_path / "shards"), table)
     if "::" in shard or "://" in shard:
         with pytest.raises(ValueError, match=r"wanted|not known"):
-            next(read_videos(manifest, [0]))
+            next(videos_of_rows(manifest, [0]))
         return
-    (found,) = read_videos(manifest, [0])
+    (found,) = videos_of_rows(manifest, [0])
     assert isinstance(found, SampleError)
     assert found.code == "missing_shard"
 
@@ -262,4 +262,5 @@ def test_a_careless_player_does_touch_the_canary(canary, files, kind, options, c
 def test_a_careless_reader_does_open_the_pickle(canary, files):
     """Negative control."""
     pickle.loads(files["pickle.mp4"])  # noqa: S301
+    assert marker(canary).is_dir()
     marker(canary).rmdir()

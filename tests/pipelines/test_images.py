@@ -15,10 +15,10 @@ from pipelines.indexing import index_shards
 from pipelines.limits import VideoLimits
 from pipelines.manifest import load_manifest
 from pipelines.quarantine import SampleError
-from pipelines.reader import read_videos
 from pipelines.suffixes import IMAGE_SUFFIXES
 from tests.pipelines.test_tarwalk import make_tar
 from tests.pipelines.videos import make_video
+from tests.rows import videos_of_rows
 
 SMALL = Preprocess(num_frames=3, size=16)
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
@@ -221,7 +221,7 @@ def test_a_mixed_shard_is_decoded_sample_by_sample(tmp_path):
     report = index_shards(str(tmp_path))
     assert (report.num_samples, report.num_ok, report.num_captioned, report.num_ignored) == (4, 4, 1, 1)
     manifest, results = load_manifest(str(tmp_path)), {}
-    for record, data in zip(manifest.table.to_pylist(), read_videos(manifest, range(4)), strict=True):
+    for record, data in zip(manifest.table.to_pylist(), videos_of_rows(manifest, range(4)), strict=True):
         try:
             results[record["key"]] = decode_sample(record, data, preprocess=SMALL, rng=np.random.default_rng(0))
         except SampleError as error:

@@ -12,11 +12,11 @@ from pipelines.annotations import Record
 from pipelines.indexing import IndexSettings, index_shards
 from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, manifest_digest, sample_uid
 from pipelines.quarantine import REASONS
-from pipelines.reader import read_videos
 from pipelines.samples import MAX_TEXT_BYTES, split_name
 from pipelines.shard_list import find_shards
 from pipelines.tarwalk import SHARD_REASONS
 from tests.pipelines.test_tarwalk import make_tar
+from tests.rows import videos_of_rows
 from tests.shards import write_set
 
 META = json.dumps({"video_id": "v", "captions": ["one", "two"], "start_s": 0.5, "end_s": 2}).encode()
@@ -188,7 +188,7 @@ def test_images_are_samples_and_thumbnails_are_not(tmp_path):
     assert (report.num_samples, report.num_ok, report.num_captioned, report.num_ignored) == (6, 4, 2, 4)
     assert report.num_video_bytes == 700 + 3 * 900 + 2
     positions = [number for number, key in enumerate(rows) if rows[key]["status"] == "ok"]
-    assert list(read_videos(load_manifest(str(tmp_path)), positions)) == [image, video, video, video]
+    assert list(videos_of_rows(load_manifest(str(tmp_path)), positions)) == [image, video, video, video]
 
 
 def test_names_that_are_not_utf8_stay_apart(tmp_path):
@@ -244,11 +244,11 @@ def test_shards_go_through_an_object_store(tmp_path, s3_server):
     assert write_set(records, url, videos=tmp_path, shard_bytes=16_384).num_shards == 2
     assert not write_set(records, url, videos=tmp_path, shard_bytes=16_384).written
     assert index_shards(url).num_ok == 6
-    assert list(read_videos(load_manifest(url), range(6))) == list(videos.values())
+    assert list(videos_of_rows(load_manifest(url), range(6))) == list(videos.values())
 
     last = storage.list_files(url, suffix=".tar")[-1]
     storage.write_bytes(last, storage.read_bytes(last, length=2048))
-    cut = list(read_videos(load_manifest(url), range(6), max_gap_bytes=0))
+    cut = list(videos_of_rows(load_manifest(url), range(6), max_gap_bytes=0))
     assert [getattr(result, "code", "ok") for result in cut[-2:]] == ["short_read", "short_read"]
 
 

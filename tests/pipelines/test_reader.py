@@ -9,8 +9,9 @@ from pipelines.indexing import index_shards
 from pipelines.limits import VideoLimits
 from pipelines.manifest import load_manifest
 from pipelines.quarantine import SampleError
-from pipelines.reader import merge_ranges, read_videos
+from pipelines.reader import merge_ranges
 from tests.pipelines.test_tarwalk import make_tar
+from tests.rows import videos_of_rows
 
 
 def make_set(root_url):
@@ -57,7 +58,7 @@ def remove(manifest, shard):
 def test_any_rows_in_any_order_come_back_in_that_order(shard_set, verify, max_gap_bytes, max_range_bytes, window_bytes):
     manifest, videos = shard_set
     rows = np.random.default_rng(1).integers(0, 24, 40).tolist()
-    got = read_videos(
+    got = videos_of_rows(
         manifest,
         rows,
         verify=verify,
@@ -74,7 +75,7 @@ def test_any_rows_in_any_order_come_back_in_that_order(shard_set, verify, max_ga
 
 
 def test_no_rows_need_no_read(shard_set):
-    assert list(read_videos(shard_set[0], [])) == []
+    assert list(videos_of_rows(shard_set[0], [])) == []
 
 
 def requests_of(monkeypatch):
@@ -92,7 +93,7 @@ def requests_of(monkeypatch):
 
 def test_neighbours_share_a_request(stored_set, monkeypatch):
     requests = requests_of(monkeypatch)
-    list(read_videos(stored_set[0], range(16)))
+    list(videos_of_rows(stored_set[0], range(16)))
     assert len(requests) == 2
 
 
@@ -100,7 +101,7 @@ def test_one_window_is_read_ahead_and_no_more(stored_set, monkeypatch):
     manifest, videos = stored_set
     requests = requests_of(monkeypatch)
     rows, used = [*range(8), *range(16, 24)] * 20, 0
-    for video in read_videos(manifest, rows, max_range_bytes=1, window_bytes=10_000):
+    for video in videos_of_rows(manifest, rows, max_range_bytes=1, window_bytes=10_000):
         assert isinstance(video, bytes)
         used += len(video)
         assert sum(requests) - len(requests) * 512 <= used + 2 * 10_000
@@ -117,7 +118,7 @@ def test_changed_cut_and_missing_shards_are_told_sample_by_sample(shard_set):
     change(manifest, "0.tar", lambda data: data[: offset[2]] + bytes([data[offset[2]] ^ 1]) + data[offset[2] + 1 :])
     change(manifest, "1.tar", lambda data: data[: offset[8 + 5] + len(videos[8 + 5]) - 1])
     remove(manifest, "2.tar")
-    assert codes(read_videos(manifest, range(24), verify="sha256")) == [
+    assert codes(videos_of_rows(manifest, range(24), verify="sha256")) == [
         *["ok", "ok", "changed_bytes", "ok", "ok", "ok", "ok", "ok"],
         *["ok", "ok", "ok", "empty_video", "ok", "short_read", "short_read", "short_read"],
         *["missing_shard"] * 8,
@@ -139,7 +140,7 @@ def test_a_header_that_is_gone_leaves_the_proof_to_the_digest(shard_set):
         return bytes(changed)
 
     change(manifest, "0.tar", rewrite)
-    assert codes(read_videos(manifest, range(8))) == ["ok", "changed_bytes", *["ok"] * 6]
+    assert codes(videos_of_rows(manifest, range(8))) == ["ok", "changed_bytes", *["ok"] * 6]
 
 
 def test_names_that_a_header_cannot_tell(tmp_path):
@@ -148,14 +149,14 @@ def test_names_that_a_header_cannot_tell(tmp_path):
         make_tar([(f"{name}.{suffix}", name.encode()) for name in names for suffix in ("MP4", "txt")])
     )
     index_shards(str(tmp_path))
-    assert list(read_videos(load_manifest(str(tmp_path)), range(4))) == [name.encode() for name in names]
+    assert list(videos_of_rows(load_manifest(str(tmp_path)), range(4))) == [name.encode() for name in names]
 
 
 def test_what_is_too_large_is_not_read(stored_set, monkeypatch):
     manifest, videos = stored_set
     num_bytes, limit = requests_of(monkeypatch), 2500
     limits = VideoLimits(max_bytes=limit)
-    results = codes(read_videos(manifest, range(24), max_gap_bytes=0, max_range_bytes=1, limits=limits))
+    results = codes(videos_of_rows(manifest, range(24), max_gap_bytes=0, max_range_bytes=1, limits=limits))
     wanted = ["empty_video" if v is None else "too_large" if len(v) > limit else "ok" for v in videos]
     assert "too_large" in wanted
     assert results == wanted
@@ -168,7 +169,7 @@ def test_an_outage_rejects_no_sample(stored_set, monkeypatch):
 
     monkeypatch.setattr(storage, "read_bytes", refuse)
     with pytest.raises(ConnectionError, match="no answer"):
-        list(read_videos(stored_set[0], [0, 20]))
+        list(videos_of_rows(stored_set[0], [0, 20]))
 
 
 def test_a_set_that_is_away_rejects_no_sample(shard_set):
@@ -176,7 +177,7 @@ def test_a_set_that_is_away_rejects_no_sample(shard_set):
     for name in ("0.tar", "1.tar", "2.tar", "manifest.parquet"):
         remove(manifest, name)
     with pytest.raises(FileNotFoundError, match=r"manifest|0\.tar"):
-        list(read_videos(manifest, range(24)))
+        list(videos_of_rows(manifest, range(24)))
 
 
 samples = st.lists(

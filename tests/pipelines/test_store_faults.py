@@ -23,12 +23,12 @@ from pipelines.manifest import load_manifest
 from pipelines.part_files import Tally
 from pipelines.plan import Plan, Shuffle
 from pipelines.quarantine import SampleError
-from pipelines.reader import read_videos
 from pipelines.stream import StreamSource, load_block, make_stream
 from pipelines.verify import verify_corpus
 from tests import servers
 from tests.fault_proxy import ALWAYS, FaultProxy, Rule
 from tests.faults import Announced, Cut, Fault, Reset, Resized, Shifted, Silence, Status, Whole
+from tests.rows import videos_of_rows
 from tests.worlds import PREPROCESS, video_bytes, write_model, write_shards
 
 NUM_ROWS = 20
@@ -62,7 +62,7 @@ def stored(world, faulty_s3) -> str:
 
 def videos_of(url: str, **options: Any) -> list[Any]:
     """The videos of all rows, and the codes of those that are rejected."""
-    found = read_videos(load_manifest(url), range(NUM_ROWS), max_range_bytes=1 << 14, **options)
+    found = videos_of_rows(load_manifest(url), range(NUM_ROWS), max_range_bytes=1 << 14, **options)
     return [video.code if isinstance(video, SampleError) else video for video in found]
 
 
@@ -82,7 +82,7 @@ def test_an_outage_rejects_no_sample_and_names_its_shard(stored, faulty_s3, faul
     faulty_s3.rules = [Rule(key="*/shard-000001.tar", attempts=ALWAYS, fault=fault)]
     seen = []
     with pytest.raises(ConnectionError, match=f"{stored}/shards/shard-000001.tar.*start the same command again"):
-        seen.extend(read_videos(load_manifest(f"{stored}/shards"), range(NUM_ROWS)))
+        seen.extend(videos_of_rows(load_manifest(f"{stored}/shards"), range(NUM_ROWS)))
     assert not [video for video in seen if isinstance(video, SampleError) and video.code not in FLAWS.values()]
 
 

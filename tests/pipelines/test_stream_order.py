@@ -33,7 +33,7 @@ RUNS = st.fixed_dictionaries(
 def no_videos():
     """Rows, captions and slots are real; videos are neither read nor decoded."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "read_samples", lambda _, rows, **__: [b""] * len(rows))
+        patch.setattr(stream, "read_videos", lambda _, rows, **__: [b""] * len(rows))
         patch.setattr(stream, "decode_guarded", lambda *_, **__: 0)
         yield
 

@@ -11,9 +11,9 @@ import pytest
 from pipelines import object_store, storage
 from pipelines.indexing import IndexSettings, index_shards
 from pipelines.manifest import load_manifest
-from pipelines.reader import read_videos
 from tests import servers
 from tests.pipelines.test_tarwalk import make_tar
+from tests.rows import videos_of_rows
 from tests.swift import Swift, swift_parts
 
 NUM_VIDEOS, NUM_SHARDS = 24, 3
@@ -68,7 +68,7 @@ def test_reading_goes_on_after_a_server_was_killed(swift, shard_set, name):
     url, videos = shard_set
     got, restart = [], None
     # Small windows, so that most of the set is still to be read when the server goes.
-    for video in read_videos(load_manifest(url), range(NUM_VIDEOS), window_bytes=1 << 20, max_range_bytes=1 << 19):
+    for video in videos_of_rows(load_manifest(url), range(NUM_VIDEOS), window_bytes=1 << 20, max_range_bytes=1 << 19):
         got.append(video)
         if len(got) == 3:
             restart = outage(swift, name, seconds=3)
@@ -99,7 +99,7 @@ def test_a_server_that_stays_away_is_told_in_time(swift, shard_set, name, monkey
     start = time.monotonic()
     try:
         with pytest.raises(ConnectionError, match=rf"no sound answer.*{url}/\d\.tar"):
-            list(read_videos(manifest, range(NUM_VIDEOS)))
+            list(videos_of_rows(manifest, range(NUM_VIDEOS)))
     finally:
         swift.start(name)
     assert time.monotonic() - start < 30
