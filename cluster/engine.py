@@ -1,8 +1,6 @@
-"""The DeepSpeed engine: start, checkpoint files, the clamp, whole weights under any ZeRO stage."""
+"""The DeepSpeed engine: start, the clamp, whole weights under any ZeRO stage."""
 
-import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -14,8 +12,6 @@ from torch import nn
 from cluster.optim import Optim, make_optimizer, make_scheduler
 from fpig_core.models import Model
 from fpig_core.training_step import TrainingStep
-
-_TAG = "state"
 
 
 def start_engine(
@@ -69,16 +65,3 @@ def clamp_scale(model: Model) -> None:
 def whole_weights(model: nn.Module) -> AbstractContextManager[None]:
     """Context in which every parameter of a model under an engine is whole on this worker."""
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
-
-
-def save_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
-    """Write this worker's files of a checkpoint; every worker must call it."""
-    os.makedirs(folder / _TAG, exist_ok=True)
-    engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-
-
-def load_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
-    """Restore weights, optimiser and schedule; every worker must call it."""
-    path, _ = engine.load_checkpoint(str(folder), tag=_TAG)
-    if path is None:
-        raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")

@@ -3,8 +3,8 @@
 import os
 import socket
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
@@ -18,7 +18,13 @@ def run_workers(function: Callable[..., Any], num_workers: int, *args: Any) -> l
         port = probe.getsockname()[1]
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         tasks = [pool.submit(_work, function, rank, num_workers, port, args) for rank in range(num_workers)]
-        return [task.result(timeout=600) for task in tasks]
+        wait(tasks, timeout=600, return_when=FIRST_EXCEPTION)
+        if failed := [task for task in tasks if task.done() and task.exception()]:
+            # The others wait for the failed one.
+            for process in active_children():
+                process.kill()
+            failed[0].result()
+        return [task.result(timeout=0) for task in tasks]
 
 
 def _work(function: Callable[..., Any], rank: int, num_workers: int, port: int, args: tuple[Any, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""DeepSpeed under every ZeRO stage: the same training as plain PyTorch on one worker, and a checkpoint that goes on."""
+"""DeepSpeed under every ZeRO stage: the training of plain PyTorch on one worker, also when workers and stage change."""
 
 import math
 from pathlib import Path
@@ -56,50 +56,67 @@ def start(rank: int, num_workers: int, zero_stage: int, model: Any) -> Any:
     return start_engine(step, OPTIM, zero_stage=zero_stage, rows=rows, num_steps=10, dtype=torch.float32)
 
 
-def train_sharded(
-    rank: int, num_workers: int, zero_stage: int, folder: str
+def advance(engine: Any, step: int, *, part: slice) -> float:
+    from cluster.engine import clamp_scale
+
+    batch, noise = inputs(step, part=part)
+    loss = engine(*batch, noise=noise)["loss"]
+    engine.backward(loss)
+    engine.step()
+    clamp_scale(engine.module.model)
+    return float(gather(loss.detach()[None]).mean())
+
+
+def train_some(
+    rank: int, num_workers: int, zero_stage: int, folder: str, first: int, last: int
 ) -> dict[str, tuple[list[float], dict[str, object]]]:
-    """Every method, in micro-batches, stopped and resumed before its last step."""
-    from cluster.engine import clamp_scale, load_state, save_state, whole_weights
+    """Every method through steps [first, last), from the state that others may have left and to that for others."""
+    from cluster.engine import whole_weights
+    from cluster.state import load_state, save_state
 
     rows = ROWS // num_workers
     part = slice(rank * rows, (rank + 1) * rows)
-
-    def advance(engine: Any, step: int) -> float:
-        batch, noise = inputs(step, part=part)
-        loss = engine(*batch, noise=noise)["loss"]
-        engine.backward(loss)
-        engine.step()
-        clamp_scale(engine.module.model)
-        return float(gather(loss.detach()[None]).mean())
-
     results = {}
     for number, name in enumerate(METHODS):
-        engine = start(rank, num_workers, zero_stage, build_method(name))
-        losses = [advance(engine, step) for step in range(STEPS - 1)]
-        save_state(engine, Path(folder) / str(number))
-        torch.distributed.barrier()
         model = build_method(name)
-        resumed = start(rank, num_workers, zero_stage, model)
-        load_state(resumed, Path(folder) / str(number))
-        losses.append(advance(resumed, STEPS - 1))
+        engine = start(rank, num_workers, zero_stage, model)
+        if first:
+            load_state(engine, Path(folder) / f"{number}-{first}", num_steps=first)
+        losses = [advance(engine, step, part=part) for step in range(first, last)]
+        (Path(folder) / f"{number}-{last}").mkdir(exist_ok=True)
+        save_state(engine, Path(folder) / f"{number}-{last}")
+        torch.distributed.barrier()
         with whole_weights(model):
             results[name] = losses, {key: tensor.detach().clone().numpy() for key, tensor in model.state_dict().items()}
     return results
+
+
+def require_equal(workers: list[dict[str, tuple[list[float], dict[str, Any]]]], *, first: int) -> None:
+    for name in METHODS:
+        wanted_losses, wanted = train_plainly(name)
+        for losses, weights in (worker[name] for worker in workers):
+            assert losses == pytest.approx(wanted_losses[first:], rel=1e-4), name
+            for key, tensor in wanted.state_dict().items():
+                # Adam turns rounding of a gradient near zero into a step of up to lr.
+                assert torch.allclose(torch.from_numpy(weights[key]), tensor, rtol=1e-4, atol=1e-4), f"{name}: {key}"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_two_workers_train_like_plain_pytorch_also_over_a_restart(tmp_path, zero_stage) -> None:
-    workers = run_workers(train_sharded, 2, zero_stage, str(tmp_path))
-    for name in METHODS:
-        wanted_losses, wanted = train_plainly(name)
-        for losses, weights in (worker[name] for worker in workers):
-            assert losses == pytest.approx(wanted_losses, rel=1e-4), name
-            for key, tensor in wanted.state_dict().items():
-                # Adam turns rounding of a gradient near zero into a step of up to lr.
-                assert torch.allclose(torch.from_numpy(weights[key]), tensor, rtol=1e-4, atol=1e-4), f"{name}: {key}"
+    run_workers(train_some, 2, zero_stage, str(tmp_path), 0, STEPS - 1)
+    require_equal(run_workers(train_some, 2, zero_stage, str(tmp_path), STEPS - 1, STEPS), first=STEPS - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stages", [(1, 1, 1), (3, 0, 2), (2, 3, 0)])
+def test_a_state_fits_other_workers_and_stages(tmp_path, stages) -> None:
+    """One step on each of two, one and two workers."""
+    for step, (num_workers, zero_stage) in enumerate(zip((2, 1, 2), stages, strict=True)):
+        workers = run_workers(train_some, num_workers, zero_stage, str(tmp_path), step, step + 1)
+    require_equal(workers, first=STEPS - 1)
 
 
 def clamp_sharded(rank: int, num_workers: int, zero_stage: int) -> float:
