@@ -1,14 +1,17 @@
 """Checkpoints of a training run on any storage: complete or invisible.
 
-A checkpoint is a folder ``batch-N`` (``N`` = the next batch of the stream). Every worker puts its files there; when all
-have, the marker is written. A checkpoint counts only with its marker, and only while every file the marker lists has
-the size the marker tells; anything else is left over from a kill and is passed over.
+A checkpoint is a folder ``batch-N-TOKEN``: ``N`` is the next batch of the stream, the token keeps two attempts apart.
+Every worker puts its files there, and then a receipt with their sizes. A checkpoint counts while the receipts of all
+its workers are there and every file has the size that its receipt tells; anything else is left over from a kill or
+still on its way, and is passed over. So no worker waits for another, and files travel while the training goes on.
 """
 
 import dataclasses
 import json
 import logging
-import os
+import re
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +19,21 @@ import fsspec
 
 logger = logging.getLogger(__name__)
 
-MARKER = "COMPLETE.json"
-_PREFIX = "batch-"
+_FOLDER = re.compile(r"batch-(\d+)-[0-9a-f]+")
+_RECEIPT = re.compile(r"worker-(\d+)-of-(\d+)\.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Marker:
-    """What makes a checkpoint complete, and what a resumed run must know before it reads the rest."""
+class Checkpoint:
+    """A complete checkpoint, and what a resumed run must know before it reads the rest."""
 
+    folder: str
     batch: int
     """The next batch of the stream."""
-    num_workers: int
-    zero_stage: int
-    files: dict[str, int]
-    """Sizes in bytes by file name relative to the checkpoint's folder."""
     best_val_r1: float
     """Best validation R@1 so far; −1 before the first validation."""
+    files: dict[str, int]
+    """Sizes in bytes by file name."""
 
 
 class CheckpointStore:
@@ -40,79 +42,78 @@ class CheckpointStore:
     def __init__(self, url: str):
         self.fs, self.root = fsspec.core.url_to_fs(url)
 
-    def folder(self, batch: int) -> str:
-        return f"{self.root}/{_PREFIX}{batch:09d}"
+    def new_folder(self, batch: int) -> str:
+        """The name of a checkpoint that nothing was put into yet; all workers must use the same."""
+        return f"batch-{batch:09d}-{uuid.uuid4().hex[:8]}"
 
-    def begin(self, batch: int) -> None:
-        """Make a left-over checkpoint of the same batch incomplete before its files are replaced."""
-        if self.fs.exists(f"{self.folder(batch)}/{MARKER}"):
-            self.fs.rm_file(f"{self.folder(batch)}/{MARKER}")
+    def put(self, folder: str, local: Path, *, rank: int, num_workers: int, batch: int, best_val_r1: float) -> None:
+        """Put the files of one worker, which lie in ``local``, and its receipt. The last one makes it complete."""
+        target = f"{self.root}/{folder}"
+        self.fs.makedirs(target, exist_ok=True)
+        files = {path.name: path.stat().st_size for path in local.iterdir()}
+        for name in files:
+            self.fs.put_file(str(local / name), f"{target}/{name}")
+        receipt = {"batch": batch, "best_val_r1": best_val_r1, "files": files}
+        self.fs.pipe_file(f"{target}/worker-{rank:05d}-of-{num_workers:05d}.json", json.dumps(receipt).encode())
 
-    def upload(self, batch: int, local: Path) -> dict[str, int]:
-        """Put every file under ``local`` into the checkpoint; returns their sizes by relative name."""
-        sizes = {}
-        for path in sorted(p for p in local.rglob("*") if p.is_file()):
-            name = path.relative_to(local).as_posix()
-            target = f"{self.folder(batch)}/{name}"
-            self.fs.makedirs(os.path.dirname(target), exist_ok=True)
-            self.fs.put_file(str(path), target)
-            sizes[name] = path.stat().st_size
-        return sizes
+    def complete(self) -> Iterator[Checkpoint]:
+        """All complete checkpoints, the newest first; a damaged one is passed over with a warning."""
+        for folder in self._folders():
+            if checkpoint := self._read(folder):
+                yield checkpoint
 
-    def commit(self, marker: Marker) -> None:
-        """Make the checkpoint complete."""
-        with self.fs.open(f"{self.folder(marker.batch)}/{MARKER}", "w") as file:
-            json.dump(dataclasses.asdict(marker), file)
+    def newest_complete(self) -> Checkpoint | None:
+        return next(self.complete(), None)
 
-    def newest_complete(self) -> Marker | None:
-        """The newest checkpoint all of whose files are there; a damaged one is passed over with a warning."""
-        for batch in sorted(self._batches(), reverse=True):
-            marker = self._read_marker(batch)
-            if marker is None:
-                continue
-            damaged = [name for name, size in marker.files.items() if self._size(batch, name) != size]
-            if not damaged:
-                return marker
-            logger.warning("checkpoint %s is damaged (%s), trying the one before", self.folder(batch), damaged[0])
-        return None
+    def at(self, batch: int) -> Checkpoint:
+        """A complete checkpoint whose next batch is ``batch``."""
+        found = next((checkpoint for checkpoint in self.complete() if checkpoint.batch == batch), None)
+        assert found, f"the stream starts at batch {batch}, but there is no complete checkpoint of it"
+        return found
 
-    def at(self, batch: int) -> Marker:
-        """The complete checkpoint whose next batch is ``batch``."""
-        marker = self._read_marker(batch)
-        assert marker, f"the stream starts at batch {batch}, but there is no complete checkpoint of it"
-        return marker
-
-    def download(self, marker: Marker, local: Path) -> None:
+    def download(self, checkpoint: Checkpoint, local: Path) -> None:
         """Fetch the files of a complete checkpoint into ``local``."""
-        for name in marker.files:
-            target = local / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self.fs.get_file(f"{self.folder(marker.batch)}/{name}", str(target))
+        for name in checkpoint.files:
+            self.fs.get_file(f"{self.root}/{checkpoint.folder}/{name}", str(local / name))
 
     def prune(self, *, keep: int) -> None:
-        """Remove all but the newest ``keep`` complete checkpoints, and what lies before them; markers go first."""
-        complete = [batch for batch in sorted(self._batches(), reverse=True) if self._read_marker(batch)]
-        for batch in self._batches():
-            if len(complete) >= keep and batch < complete[keep - 1]:
-                self.begin(batch)
-                self.fs.rm(self.folder(batch), recursive=True)
+        """Remove all but the newest ``keep`` complete checkpoints, and what lies before them."""
+        complete = [checkpoint.folder for checkpoint in self.complete()]
+        if len(complete) >= keep:
+            folders = self._folders()
+            for folder in folders[folders.index(complete[keep - 1]) + 1 :]:
+                self.fs.rm(f"{self.root}/{folder}", recursive=True)
 
-    def _batches(self) -> list[int]:
+    def _folders(self) -> list[str]:
+        """Names of all checkpoints, complete or not, the newest first."""
         self.fs.invalidate_cache()
         if not self.fs.exists(self.root):
             return []
         names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in self.fs.ls(self.root, detail=False)]
-        return [int(name.removeprefix(_PREFIX)) for name in names if name.startswith(_PREFIX)]
+        return sorted(filter(_FOLDER.fullmatch, names), reverse=True)
 
-    def _read_marker(self, batch: int) -> Marker | None:
+    def _read(self, folder: str) -> Checkpoint | None:
+        """The checkpoint in a folder, if it is complete and undamaged."""
         try:
-            fields: dict[str, Any] = json.loads(self.fs.cat_file(f"{self.folder(batch)}/{MARKER}"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return Marker(**fields)
-
-    def _size(self, batch: int, name: str) -> int:
-        try:
-            return self.fs.size(f"{self.folder(batch)}/{name}")
+            entries = self.fs.ls(f"{self.root}/{folder}", detail=True)
         except FileNotFoundError:
-            return -1
+            return None  # another process has pruned it
+        sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries}
+        receipts = [match for match in map(_RECEIPT.fullmatch, sorted(sizes)) if match]
+        if not receipts or len(receipts) < int(receipts[0][2]):
+            return None
+        told = [self._receipt(f"{folder}/{match[0]}") for match in receipts]
+        files = {name: size for receipt in told if receipt for name, size in receipt["files"].items()}
+        damaged = [match[0] for match, receipt in zip(receipts, told, strict=True) if not receipt]
+        damaged += [name for name, size in files.items() if sizes.get(name) != size]
+        if damaged:
+            logger.warning("checkpoint %s is damaged (%s), trying the one before", f"{self.root}/{folder}", damaged[0])
+            return None
+        first: Any = told[0]
+        return Checkpoint(folder=folder, batch=first["batch"], best_val_r1=first["best_val_r1"], files=files)
+
+    def _receipt(self, name: str) -> dict[str, Any] | None:
+        try:
+            return json.loads(self.fs.cat_file(f"{self.root}/{name}"))
+        except json.JSONDecodeError:
+            return None

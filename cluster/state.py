@@ -21,7 +21,7 @@ from deepspeed.utils import (
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -38,12 +38,15 @@ def save_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
     rank, num_workers = dist.get_rank(), dist.get_world_size()
     _link_moments(engine)
     share: dict[str, Tensor] = {}
-    for number, (name, parameter) in enumerate(engine.module.named_parameters()):
+    for number, (name, parameter) in enumerate(_named(engine).items()):
         is_mine = number % num_workers == rank
         for kind, value in _whole(engine, parameter).items():
             if is_mine:
                 share[f"{kind}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
-    save_file(share, folder / f"state-{rank:05d}.safetensors")
+    try:
+        save_file(share, folder / f"state-{rank:05d}.safetensors")
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def load_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, num_steps: int) -> None:
@@ -57,12 +60,16 @@ def load_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, num_steps: in
         for path in sorted(folder.glob("state-*.safetensors")):
             file = stack.enter_context(safe_open(path, framework="pt"))
             saved |= dict.fromkeys(file.keys(), file)
-        named = dict(engine.module.named_parameters())
+        named = _named(engine)
         _require_same(named, saved)
         _make_moments(engine, num_steps)
         for name, parameter in named.items():
             _put(engine, parameter, {key: saved[key].get_tensor(key) for key in _keys(name, parameter)})
     _set_schedule(engine, num_steps)
+
+
+def _named(engine: Any) -> dict[str, nn.Parameter]:
+    return dict(engine.module.named_parameters())
 
 
 def _keys(name: str, parameter: nn.Parameter) -> list[str]:
@@ -84,7 +91,7 @@ def _is_sharded(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_id")
 
 
-def _whole(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter) -> dict[str, Tensor]:
+def _whole(engine: Any, parameter: Any) -> dict[str, Any]:
     """What is saved of a parameter, gathered from all workers."""
     if not parameter.requires_grad:
         with deepspeed.zero.GatheredParameters([parameter]):
@@ -92,8 +99,8 @@ def _whole(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter) -> dict[s
     if not engine.zero_optimization():
         state = _adam(engine).state[parameter]
         return {WEIGHT: parameter, **{kind: state[kind] for kind in MOMENTS}}
-    moments = {kind: safe_get_full_optimizer_state(parameter, kind) for kind in MOMENTS}
-    return {WEIGHT: safe_get_full_fp32_param(parameter), **moments}
+    values: Any = [safe_get_full_optimizer_state(parameter, kind) for kind in MOMENTS]
+    return {WEIGHT: safe_get_full_fp32_param(parameter), **dict(zip(MOMENTS, values, strict=True))}
 
 
 def _put(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, values: Mapping[str, Tensor]) -> None:
@@ -130,7 +137,7 @@ def _adam(engine: Any) -> torch.optim.AdamW:
 
 
 def _make_moments(engine: Any, num_steps: int) -> None:
-    """Give every tensor that Adam works on its state, as after ``num_steps`` steps; Adam itself does it in the first."""
+    """Give every tensor that Adam works on its state after ``num_steps`` steps, as Adam itself does in the first."""
     adam = _adam(engine)
     for tensor in _tensors_of(engine, adam):
         adam.state[tensor] = {
@@ -153,16 +160,14 @@ def _tensors_of(engine: Any, adam: torch.optim.AdamW) -> Iterator[Tensor]:
     if stage == 0:
         yield from (parameter for group in adam.param_groups for parameter in group["params"])
     else:
-        yield from (
-            engine.optimizer.single_partition_of_fp32_groups if stage < 3 else engine.optimizer.fp32_partitioned_groups_flat
-        )
+        zero = engine.optimizer
+        yield from zero.single_partition_of_fp32_groups if stage < 3 else zero.fp32_partitioned_groups_flat
 
 
 def _set_schedule(engine: Any, num_steps: int) -> None:
     """The learning rates of the step after ``num_steps`` steps."""
     scheduler = engine.lr_scheduler
-    scheduler.last_epoch = num_steps
-    rates = scheduler.get_lr()
+    rates = [base * factor(num_steps) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    scheduler._last_lr = rates
+    scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": num_steps, "_last_lr": rates})

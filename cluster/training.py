@@ -15,7 +15,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.checkpoints import Marker
 from cluster.placement import Placement
 from cluster.session import require_resources
 from cluster.task import BLOCKS, TrainTask
@@ -54,23 +53,6 @@ def _train_worker(config: dict[str, TrainTask]) -> None:
     TrainWorker(config["task"]).run()
 
 
-def find_resume_point(task: TrainTask) -> Marker | None:
-    """The newest complete checkpoint of the run, if it has one.
-
-    Raises:
-        ValueError: it was written under a placement whose shards cannot be loaded under this one.
-    """
-    marker = task.checkpoints.newest_complete()
-    placement = task.placement
-    if marker and (marker.num_workers, marker.zero_stage) != (placement.num_workers, placement.zero_stage):
-        raise ValueError(
-            f"got num_workers={placement.num_workers}, zero_stage={placement.zero_stage}, but the checkpoint in "
-            f"{task.run_url} was written by {marker.num_workers} workers at ZeRO stage {marker.zero_stage}; "
-            "use those, or another --name for a new run"
-        )
-    return marker
-
-
 def uses_gpus(placement: Placement) -> bool:
     """Whether the workers compute on GPUs: asked for, or ``auto`` and the cluster has one for each."""
     if placement.device == "auto":
@@ -98,8 +80,8 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
     )
 
     def dataset() -> "ray.data.Dataset":
-        marker = find_resume_point(task)
-        return make_dataset(marker.batch if marker else 0)
+        newest = task.checkpoints.newest_complete()
+        return make_dataset(newest.batch if newest else 0)
 
     execution = ray.data.ExecutionOptions(preserve_order=True)
     filesystem, root = fsspec.core.url_to_fs(task.run_url)

@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster.checkpoints import Marker
 from cluster.collectives import gather
-from cluster.engine import clamp_scale, load_state, save_state, start_engine, whole_weights
+from cluster.engine import clamp_scale, start_engine, whole_weights
 from cluster.meter import Meter
 from cluster.placement import autocast_dtype
+from cluster.saver import Saver
+from cluster.state import load_state
 from cluster.task import BLOCKS, TrainTask
 from fpig_core.backbone import tokenize
 from fpig_core.bundle import CONFIG, WEIGHTS
@@ -52,6 +53,7 @@ class TrainWorker:
             num_steps=self.schedule.num_steps,
             dtype=autocast_dtype(task.placement.precision, self.device),
         )
+        self.saver = Saver(task.checkpoints, keep=self.monitor.keep_checkpoints)
         self.meter = Meter(self.device)
         self.validated: list[tuple[Tensor, Tensor, Tensor]] = []
         self.best_val_r1 = -1.0
@@ -73,7 +75,7 @@ class TrainWorker:
             if batch < 0:
                 batch = int(block["batch"][0])
                 if batch:
-                    self._restore(self.task.checkpoints.at(batch))
+                    self._restore(batch)
             self._check_place(block, batch)
             self.meter.note_rejected(block)
             if self.schedule.place(batch).phase == "train":
@@ -82,9 +84,13 @@ class TrainWorker:
                 self._validate(block, batch)
             batch += 1
             if self._wants_checkpoint(batch):
-                self._save(batch)
+                self.saver.save(self.engine, batch=batch, best_val_r1=self.best_val_r1)
         if batch not in (-1, self.schedule.num_batches):
             raise RuntimeError(f"the stream ended before batch {batch} of {self.schedule.num_batches}")
+        if not self.saver.wait():
+            raise RuntimeError(
+                "the last checkpoint was not saved; make room on storage and start the same command again"
+            )
 
     def _check_place(self, block: dict[str, Any], batch: int) -> None:
         """A lost row or a block out of turn would mix the batches silently."""
@@ -169,30 +175,13 @@ class TrainWorker:
         steps = self.schedule.steps_before(batch)
         return self.schedule.place(batch - 1).phase == "train" and steps % self.monitor.checkpoint_every == 0
 
-    def _save(self, batch: int) -> None:
-        """Write a checkpoint: the files of every worker, then the marker that makes it complete."""
-        store = self.task.checkpoints
-        if self.rank == 0:
-            store.begin(batch)
-        dist.barrier()
+    def _restore(self, batch: int) -> None:
+        """Load the checkpoint before ``batch``, on all workers the same one."""
+        found = [self.task.checkpoints.at(batch) if self.rank == 0 else None]
+        dist.broadcast_object_list(found)
+        (checkpoint,) = found
+        assert checkpoint
         with tempfile.TemporaryDirectory() as local:
-            save_state(self.engine, Path(local))
-            sizes: list[dict[str, int]] = [{}] * self.num_workers
-            dist.all_gather_object(sizes, store.upload(batch, Path(local)))
-        if self.rank == 0:
-            store.commit(
-                Marker(
-                    batch=batch,
-                    num_workers=self.num_workers,
-                    zero_stage=self.task.placement.zero_stage,
-                    files={name: size for part in sizes for name, size in part.items()},
-                    best_val_r1=self.best_val_r1,
-                )
-            )
-            store.prune(keep=self.monitor.keep_checkpoints)
-
-    def _restore(self, marker: Marker) -> None:
-        with tempfile.TemporaryDirectory() as local:
-            self.task.checkpoints.download(marker, Path(local))
-            load_state(self.engine, Path(local))
-        self.best_val_r1 = marker.best_val_r1
+            self.task.checkpoints.download(checkpoint, Path(local))
+            load_state(self.engine, Path(local), num_steps=self.schedule.steps_before(batch))
+        self.best_val_r1 = checkpoint.best_val_r1

@@ -12,12 +12,12 @@ from typing import Annotated
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cluster.checkpoints import Marker
+from cluster.checkpoints import Checkpoint
 from cluster.placement import Placement
 from cluster.session import connect
 from cluster.task import Monitor, TrainTask
 from cluster.tracking import Tracker
-from cluster.training import find_resume_point, run_training
+from cluster.training import run_training
 from fpig_core.backbone import locate
 from fpig_core.models import check_config
 from fpig_core.schedule import Phase
@@ -123,8 +123,8 @@ def main(args: Args) -> Report:
         print(f"{task.run_url} is finished; nothing to do")
         deliver_waiting(task.run_url, tracking=args.tracking, name=args.name)
         return summarise(args, task)
-    marker = find_resume_point(task)
-    announce_start(task, marker)
+    newest = task.checkpoints.newest_complete()
+    announce_start(task, newest)
     connect(dashboard=True)
     source = StreamSource(
         plan=plan,
@@ -137,8 +137,8 @@ def main(args: Args) -> Report:
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
         for phase, manifest in manifests.items():
             tracker.log_input(phase, source=manifest.root, digest=manifest.digest)
-        if not (marker and marker.batch == task.schedule.num_batches):
-            train(task, source, tracker, done=task.schedule.steps_before(marker.batch) if marker else 0)
+        if not (newest and newest.batch == task.schedule.num_batches):
+            train(task, source, tracker, done=task.schedule.steps_before(newest.batch) if newest else 0)
         publish(
             task, tracker, selected={"select_on": args.experiment.data.select_on, "val_digest": manifests["val"].digest}
         )
@@ -168,10 +168,10 @@ def summarise(args: Args, task: TrainTask) -> Report:
     )
 
 
-def announce_start(task: TrainTask, marker: Marker | None) -> None:
-    if marker:
-        place = task.schedule.place(marker.batch)
-        step = task.schedule.steps_before(marker.batch)
+def announce_start(task: TrainTask, newest: Checkpoint | None) -> None:
+    if newest:
+        place = task.schedule.place(newest.batch)
+        step = task.schedule.steps_before(newest.batch)
         print(f"Resuming {task.run_url} from its newest complete checkpoint: epoch {place.epoch}, step {step}")
     else:
         print(f"Starting {task.run_url}: {task.schedule.num_steps} steps, {task.schedule.epochs} epochs")

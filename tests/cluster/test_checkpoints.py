@@ -4,20 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checkpoints import MARKER, CheckpointStore, Marker
+from cluster.checkpoints import Checkpoint, CheckpointStore
+
+NUM_WORKERS = 2
 
 
-def save(store: CheckpointStore, batch: int, folder: Path, *, commit: bool = True) -> Marker:
-    folder.mkdir(exist_ok=True)
-    (folder / "weights.bin").write_bytes(bytes([batch % 256]) * 100)
-    (folder / "sub").mkdir(exist_ok=True)
-    (folder / "sub" / "optim.bin").write_bytes(b"x" * batch)
-    store.begin(batch)
-    files = store.upload(batch, folder)
-    marker = Marker(batch=batch, num_workers=2, zero_stage=1, files=files, best_val_r1=1.5)
-    if commit:
-        store.commit(marker)
-    return marker
+def put(store: CheckpointStore, batch: int, folder: str, tmp_path: Path, *, ranks: range = range(NUM_WORKERS)) -> None:
+    """What the workers of these ranks put into a checkpoint."""
+    for rank in ranks:
+        local = tmp_path / f"{folder}-{rank}"
+        local.mkdir()
+        (local / f"state-{rank:05d}.safetensors").write_bytes(bytes([rank]) * batch)
+        store.put(folder, local, rank=rank, num_workers=NUM_WORKERS, batch=batch, best_val_r1=1.5)
+
+
+def save(store: CheckpointStore, batch: int, tmp_path: Path, *, ranks: range = range(NUM_WORKERS)) -> str:
+    folder = store.new_folder(batch)
+    put(store, batch, folder, tmp_path, ranks=ranks)
+    return folder
 
 
 @pytest.fixture
@@ -25,55 +29,56 @@ def store(tmp_path: Path) -> CheckpointStore:
     return CheckpointStore(str(tmp_path / "checkpoints"))
 
 
+def newest_folder(store: CheckpointStore) -> str | None:
+    newest = store.newest_complete()
+    return newest.folder if newest else None
+
+
 def test_nothing_there(store: CheckpointStore) -> None:
     assert store.newest_complete() is None
 
 
-def test_without_its_marker_a_checkpoint_is_invisible(store: CheckpointStore, tmp_path: Path) -> None:
-    first = save(store, 10, tmp_path / "a")
-    save(store, 20, tmp_path / "b", commit=False)
-    assert store.newest_complete() == first
+@pytest.mark.parametrize("ranks", [range(1), range(1, 2)])
+def test_until_every_worker_has_put_its_part_a_checkpoint_is_invisible(store, tmp_path, ranks) -> None:
+    first = save(store, 10, tmp_path)
+    second = save(store, 20, tmp_path, ranks=ranks)
+    assert newest_folder(store) == first
+    put(store, 20, second, tmp_path, ranks=range(1 - ranks.start, 2 - ranks.start))
+    assert newest_folder(store) == second
 
 
-def test_a_cut_marker_is_no_marker(store: CheckpointStore, tmp_path: Path) -> None:
-    first = save(store, 10, tmp_path / "a")
-    save(store, 20, tmp_path / "b")
-    marker = Path(store.folder(20)) / MARKER
-    marker.write_text(marker.read_text()[:20])
-    assert store.newest_complete() == first
-
-
+@pytest.mark.parametrize("name", ["state-00001.safetensors", "worker-00000-of-00002.json"])
 @pytest.mark.parametrize("damage", ["missing", "short"])
-def test_a_damaged_checkpoint_falls_back_with_a_message(
-    store: CheckpointStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
-    first = save(store, 10, tmp_path / "a")
-    save(store, 20, tmp_path / "b")
-    victim = Path(store.folder(20)) / "sub" / "optim.bin"
-    victim.unlink() if damage == "missing" else victim.write_bytes(b"x")
-    assert store.newest_complete() == first
-    assert "damaged" in caplog.text
-    assert "optim.bin" in caplog.text
+def test_a_damaged_checkpoint_falls_back_with_a_message(store, tmp_path, caplog, name, damage) -> None:
+    first = save(store, 10, tmp_path)
+    victim = Path(store.root) / save(store, 20, tmp_path) / name
+    victim.unlink() if damage == "missing" else victim.write_bytes(victim.read_bytes()[:-1])
+    assert newest_folder(store) == first
+    is_unfinished = damage == "missing" and name.startswith("worker")
+    assert is_unfinished or (name in caplog.text and "damaged" in caplog.text)
 
 
-def test_saving_again_over_a_complete_one_hides_it_until_the_end(store: CheckpointStore, tmp_path: Path) -> None:
-    save(store, 10, tmp_path / "a")
-    save(store, 10, tmp_path / "b", commit=False)
+def test_two_attempts_at_the_same_batch_do_not_mix(store, tmp_path) -> None:
+    save(store, 10, tmp_path, ranks=range(1))
+    save(store, 10, tmp_path, ranks=range(1, 2))
     assert store.newest_complete() is None
 
 
-def test_what_comes_back_is_what_was_saved(store: CheckpointStore, tmp_path: Path) -> None:
-    marker = save(store, 300, tmp_path / "a")
-    store.download(marker, tmp_path / "back")
-    for name in marker.files:
-        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
-    assert store.at(300) == marker
+def test_what_comes_back_is_what_was_saved(store, tmp_path) -> None:
+    folder = save(store, 300, tmp_path)
+    checkpoint = store.at(300)
+    names = [f"state-{rank:05d}.safetensors" for rank in range(NUM_WORKERS)]
+    wanted = Checkpoint(folder=folder, batch=300, best_val_r1=1.5, files=dict.fromkeys(names, 300))
+    assert checkpoint == wanted
+    (tmp_path / "back").mkdir()
+    store.download(checkpoint, tmp_path / "back")
+    for rank, name in enumerate(names):
+        assert (tmp_path / "back" / name).read_bytes() == bytes([rank]) * 300
 
 
-def test_pruning_keeps_the_newest_complete_ones(store: CheckpointStore, tmp_path: Path) -> None:
-    for batch in (10, 20, 30, 40):
-        save(store, batch, tmp_path / str(batch), commit=batch != 20)
-    save(store, 50, tmp_path / "50", commit=False)
+def test_pruning_keeps_the_newest_complete_ones(store, tmp_path) -> None:
+    folders = [
+        save(store, batch, tmp_path, ranks=range(1 if batch in (20, 50) else 2)) for batch in (10, 20, 30, 40, 50)
+    ]
     store.prune(keep=2)
-    kept = sorted(path.name for path in Path(store.root).iterdir())
-    assert kept == ["batch-000000030", "batch-000000040", "batch-000000050"]
+    assert sorted(path.name for path in Path(store.root).iterdir()) == folders[2:]

@@ -50,7 +50,7 @@ def test_a_model_is_trained_and_a_corpus_proved_in_a_bucket(bucket, tmp_path):
     train += ["--epochs", "1", "--placement.num-workers", "1", "--placement.storage", f"{root}/runs"]
     trained, _ = run_job(tmp_path, "train", *train)
     assert trained["model"] == f"{root}/runs/run/model"
-    assert storage.exists(f"{root}/runs/run/checkpoints/batch-000000003/COMPLETE.json")
+    assert storage.list_files(f"{root}/runs/run/checkpoints", suffix="worker-00000-of-00001.json")
     again, output = run_job(tmp_path, "train", *train)
     assert again == trained
     assert "is finished; nothing to do" in output

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cluster.checkpoints import CheckpointStore
 from fpig_core.models import check_config
 from fpig_core.schedule import Phase
 from jobs import train
@@ -116,18 +117,19 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, tmp_path) -> None:
+def test_a_killed_run_goes_on_elsewhere_and_ends_like_an_undisturbed_one(world, tmp_path) -> None:
     pace = ["--epochs", "4", "--monitor.checkpoint-every", "2", "--monitor.log-every", "1", "--max-rejected", "10%"]
     for folder in ("whole", "killed"):
         process = start("demo", *options(world, tmp_path / folder), *SIZES, *RANDOM_WEIGHTS, *pace)
         if folder == "killed":
-            checkpoints = tmp_path / folder / "run" / "checkpoints"
-            while not list(checkpoints.glob("*/COMPLETE.json")):
+            checkpoints = CheckpointStore(str(tmp_path / folder / "run" / "checkpoints"))
+            while not checkpoints.newest_complete():
                 assert process.poll() is None
                 time.sleep(0.05)
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            process = start("demo", *options(world, tmp_path / folder), *SIZES, *RANDOM_WEIGHTS, *pace)
+            elsewhere = ["--placement.num-workers", "1", "--placement.zero-stage", "2"]
+            process = start("demo", *options(world, tmp_path / folder), *SIZES, *RANDOM_WEIGHTS, *pace, *elsewhere)
             assert "Resuming" in finish(process)
         else:
             assert "Starting" in finish(process)
