@@ -103,7 +103,6 @@ def pickled(folder: Path) -> dict[str, Any]:
         plan=make_plan(manifest),
         preprocess=Preprocess(),
         manifests={"train": manifest, "val": manifest},
-        block_rows=GLOBAL_BATCH,
     )
     return {"unit": "bytes", "work": len(pickle.dumps(source))}
 

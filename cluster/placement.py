@@ -47,21 +47,6 @@ class Placement:
                 "(its weights come and go); use zero_stage=2, or micro_batch=0 and no compile"
             )
 
-    def rows_per_worker(self, global_batch: int) -> int:
-        """Slots of a global batch that each worker computes.
-
-        Raises:
-            ValueError: the batch does not divide over the workers.
-        """
-        rows, rest = divmod(global_batch, self.num_workers)
-        if rest:
-            raise ValueError(
-                f"global_batch={global_batch} does not divide over num_workers={self.num_workers}; "
-                f"use {rows * self.num_workers or self.num_workers} or {(rows + 1) * self.num_workers}, "
-                "or another number of workers"
-            )
-        return rows
-
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type matrix products are computed in on ``device``."""

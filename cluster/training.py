@@ -24,8 +24,25 @@ logger = logging.getLogger(__name__)
 # Ray leaves the GPUs of a machine visible to workers that reserved none.
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
+MakeStream = Callable[[int, int], ray.data.Dataset]
+"""(first batch, number of workers) -> the blocks of all batches from there on, one a worker in every batch."""
+
 OnReport = Callable[[int, dict[str, float], list[dict[str, str]]], None]
 """Called on the driver with step, metrics, and the samples rejected since the last call."""
+
+
+class _OneStream(DataConfig):
+    """Splits one stream over the workers of a group: it is made for their number, from the newest checkpoint on."""
+
+    def __init__(self, task: TrainTask, make_stream: MakeStream):
+        in_order = ray.data.ExecutionOptions(preserve_order=True)
+        super().__init__(execution_options=in_order, enable_shard_locality=False)
+        self._task, self._make_stream = task, make_stream
+
+    def configure(self, datasets: Any, world_size: int, *args: Any, **options: Any) -> Any:
+        newest = self._task.checkpoints.newest_complete()
+        stream = self._make_stream(newest.batch if newest else 0, world_size)
+        return super().configure({BLOCKS: stream}, world_size, *args, **options)
 
 
 class _ForwardReports(UserCallback):
@@ -60,11 +77,11 @@ def uses_gpus(placement: Placement) -> bool:
     return placement.device == "cuda"
 
 
-def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Dataset"], *, on_report: OnReport) -> None:
+def run_training(task: TrainTask, make_stream: MakeStream, *, on_report: OnReport) -> None:
     """Train until the schedule is done.
 
-    ``make_dataset(batch)`` gives the stream from ``batch`` on. It is called again whenever the worker group starts
-    again, with the batch of the newest complete checkpoint at that moment.
+    ``make_stream`` is called again whenever the worker group starts again, with the batch of the newest complete
+    checkpoint at that moment, and with the number of workers that the cluster has room for.
 
     Raises:
         ValueError: the cluster cannot serve the placement.
@@ -79,11 +96,6 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
         wait_s=placement.wait_for_nodes_s,
     )
 
-    def dataset() -> "ray.data.Dataset":
-        newest = task.checkpoints.newest_complete()
-        return make_dataset(newest.batch if newest else 0)
-
-    execution = ray.data.ExecutionOptions(preserve_order=True)
     filesystem, root = fsspec.core.url_to_fs(task.run_url)
     with _relay(on_report) as queue:
         TorchTrainer(
@@ -104,8 +116,9 @@ def run_training(task: TrainTask, make_dataset: Callable[[int], "ray.data.Datase
                 logging_config=LoggingConfig(log_level="WARNING"),
                 worker_runtime_env={} if use_gpu else {"env_vars": WITHOUT_GPU},
             ),
-            datasets={BLOCKS: dataset},
-            dataset_config=DataConfig(execution_options=execution, enable_shard_locality=False),
+            # What the workers read is made by the configuration, when their number is known.
+            datasets={BLOCKS: lambda: None},  # pyright: ignore[reportArgumentType]
+            dataset_config=_OneStream(task, make_stream),
         ).fit()
 
 

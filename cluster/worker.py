@@ -35,7 +35,7 @@ class TrainWorker:
     def __init__(self, task: TrainTask):
         self.task, self.schedule, self.monitor = task, task.schedule, task.monitor
         self.rank, self.num_workers = dist.get_rank(), dist.get_world_size()
-        self.rows = task.placement.rows_per_worker(task.schedule.global_batch)
+        self.rows = -(-task.schedule.global_batch // self.num_workers)
         self.device = ray.train.torch.get_device()
         torch.manual_seed(task.seed)
         self.model = build_model(task.model)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from ray.data import Dataset
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.checkpoints import Checkpoint
@@ -117,7 +118,6 @@ def main(args: Args) -> Report:
         run_url=storage.join(absolute(args.placement.storage), args.name),
         start_url=absolute(args.experiment.start) if start_id else "",
     )
-    block_rows = args.placement.rows_per_worker(args.experiment.global_batch)
     claim_run(task.run_url, args.experiment, manifests, start_id=start_id)
     if storage.exists(storage.join(task.run_url, "model", ORIGIN)):
         print(f"{task.run_url} is finished; nothing to do")
@@ -126,12 +126,7 @@ def main(args: Args) -> Report:
     newest = task.checkpoints.newest_complete()
     announce_start(task, newest)
     connect(dashboard=True)
-    source = StreamSource(
-        plan=plan,
-        preprocess=model.preprocess,
-        manifests=manifests,
-        block_rows=block_rows,
-    )
+    source = StreamSource(plan=plan, preprocess=model.preprocess, manifests=manifests)
     with output_run(task.run_url, tracking=args.tracking, name=args.name) as tracker:
         tracker.set_tags({"code_revision": code_revision()})
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
@@ -202,7 +197,10 @@ def train(task: TrainTask, source: StreamSource, tracker: Tracker, *, done: int)
             note = "  ".join(f"{name} {value:.3g}" for name, value in notes.items())
             progress.update(bar, completed=step, note=note)
 
-        run_training(task, lambda batch: make_stream(source, first_batch=batch), on_report=on_report)
+        def stream(batch: int, num_workers: int) -> Dataset:
+            return make_stream(dataclasses.replace(source, num_workers=num_workers), first_batch=batch)
+
+        run_training(task, stream, on_report=on_report)
 
 
 def publish(task: TrainTask, tracker: Tracker, *, selected: Mapping[str, str]) -> None:

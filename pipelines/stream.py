@@ -1,8 +1,9 @@
 """The training stream: plan → range reads → decode on CPU workers → blocks of exactly one micro-batch.
 
-Ray Data hands the ordered blocks to the training workers in turn: with ``block_rows`` = global batch / workers, worker
-``r`` of ``n`` receives block ``r`` of every batch. That holds only while every block has the same number of rows and
-the order is kept, so a sample that cannot be used stays in its slot as a placeholder with ``ok = False``.
+Ray Data hands the ordered blocks to the training workers in turn: with a block for each in every batch, worker ``r``
+receives block ``r``. That holds only while every block has the same number of rows and the order is kept, so a sample
+that cannot be used stays in its slot as a placeholder with ``ok = False``, and a batch that does not divide over the
+workers is filled up with such slots.
 """
 
 import dataclasses
@@ -32,7 +33,12 @@ class StreamSource:
     plan: Plan
     preprocess: Preprocess
     manifests: Mapping[Phase, Manifest]
-    block_rows: int
+    num_workers: int = 1
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of each block: a worker's share of a global batch."""
+        return -(-self.plan.schedule.global_batch // self.num_workers)
 
 
 def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset":
@@ -42,9 +48,8 @@ def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset"
     ``ok`` (bool) and ``frames`` (uint8 [F, 3, H, W] a row).
     """
     schedule = source.plan.schedule
-    blocks_per_batch = schedule.global_batch // source.block_rows
-    first_block = first_batch * blocks_per_batch
-    num_blocks = schedule.num_batches * blocks_per_batch - first_block
+    first_block = first_batch * source.num_workers
+    num_blocks = schedule.num_batches * source.num_workers - first_block
     dataset = ray.data.range(num_blocks, override_num_blocks=max(1, min(num_blocks, 8)))
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
@@ -67,7 +72,8 @@ def _decode_block(batch: dict[str, np.ndarray], *, source: StreamSource, first_b
 def load_block(source: StreamSource, block: int) -> dict[str, Any]:
     """Read and decode one block of the run: the columns described in ``make_stream``."""
     plan, rows = source.plan, source.block_rows
-    batch, offset = divmod(block * rows, plan.schedule.global_batch)
+    batch, worker = divmod(block, source.num_workers)
+    offset = worker * rows
     place = plan.schedule.place(batch)
     manifest = source.manifests[place.phase]
     sample = plan.samples(batch)[offset : offset + rows]

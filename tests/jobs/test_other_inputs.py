@@ -47,7 +47,7 @@ def samples_of(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
         require_fitting(manifest, PREPROCESS)
     schedule = Schedule(num_train=train.num_captioned, num_val=val.num_captioned, global_batch=4, epochs=1)
     plan = Plan(schedule=schedule, seed=1, digest=train.digest, shuffle=Shuffle(chunk=2, window=4))
-    source = StreamSource(plan=plan, preprocess=PREPROCESS, manifests={"train": train, "val": val}, block_rows=4)
+    source = StreamSource(plan=plan, preprocess=PREPROCESS, manifests={"train": train, "val": val})
     found = {}
     stream: Any = make_stream(source, first_batch=0)
     for row in stream.iter_rows():

@@ -103,7 +103,7 @@ def test_a_crash_costs_its_sample_and_not_the_worker(ray_local, tmp_path):
     schedule = Schedule(num_train=16, num_val=16, global_batch=8, epochs=1)
     plan = Plan(schedule=schedule, seed=0, digest=manifest.digest)
     manifests: dict[Phase, Manifest] = {"train": manifest, "val": manifest}
-    source = StreamSource(plan=plan, preprocess=PREPROCESS, manifests=manifests, block_rows=4)
+    source = StreamSource(plan=plan, preprocess=PREPROCESS, manifests=manifests, num_workers=2)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
     worker = Worker.options(runtime_env={"env_vars": {"PYTHONPATH": path}}).remote()
     blocks = ray.get([worker.load.remote(source, block) for block in range(schedule.num_batches * 2)])

@@ -172,7 +172,7 @@ def test_a_training_stream_loses_nothing(ray_local, world, stored, faulty_s3):
         train = load_manifest(url)
         schedule = Schedule(num_train=train.num_captioned, num_val=train.num_captioned, global_batch=8, epochs=1)
         plan = Plan(schedule=schedule, seed=1, digest=train.digest, shuffle=Shuffle(chunk=2, window=8))
-        return StreamSource(plan=plan, preprocess=PREPROCESS, manifests={"train": train, "val": train}, block_rows=4)
+        return StreamSource(plan=plan, preprocess=PREPROCESS, manifests={"train": train, "val": train}, num_workers=2)
 
     def blocks_of(url: str) -> list[dict[str, np.ndarray]]:
         blocks: Any = make_stream(source_of(url), first_batch=0).iter_batches(batch_size=None)

@@ -28,7 +28,7 @@ def source(ray_local, tmp_path_factory) -> StreamSource:
     schedule = Schedule(num_train=train.num_captioned, num_val=NUM_VAL, global_batch=GLOBAL_BATCH, epochs=2)
     plan = Plan(schedule=schedule, seed=1, digest=train.digest, shuffle=Shuffle(chunk=2, window=8))
     manifests: dict[Phase, Manifest] = {"train": train, "val": val}
-    return StreamSource(plan=plan, preprocess=PREPROCESS, manifests=manifests, block_rows=GLOBAL_BATCH)
+    return StreamSource(plan=plan, preprocess=PREPROCESS, manifests=manifests)
 
 
 def uids_by_slot(source: StreamSource) -> list[list[str]]:
@@ -44,7 +44,7 @@ def uids_by_slot(source: StreamSource) -> list[list[str]]:
 
 def received(source: StreamSource, num_workers: int, *, first_batch: int = 0) -> list[list[dict]]:
     """The blocks that each of ``num_workers`` consumers takes from one stream, the first consumer being slow."""
-    source = dataclasses.replace(source, block_rows=GLOBAL_BATCH // num_workers)
+    source = dataclasses.replace(source, num_workers=num_workers)
     shards = make_stream(source, first_batch=first_batch).streaming_split(num_workers, equal=True)
 
     @ray.remote(num_cpus=0)
