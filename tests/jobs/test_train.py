@@ -114,6 +114,14 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
+def last_state(run: Path) -> dict[str, torch.Tensor]:
+    """The weights and moments after the run's last step, by name."""
+    newest = CheckpointStore(str(run / "checkpoints")).newest_complete()
+    assert newest
+    files = (run / "checkpoints" / newest.folder).glob("state-*.safetensors")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_run_goes_on_elsewhere_and_ends_like_an_undisturbed_one(world, tmp_path) -> None:
@@ -136,8 +144,10 @@ def test_a_killed_run_goes_on_elsewhere_and_ends_like_an_undisturbed_one(world, 
     origins = [json.loads((model / "training.json").read_text()) for model in models]
     assert origins[0]["validation"] == pytest.approx(origins[1]["validation"])
     assert [origin["num_rejected"] for origin in origins] == [1, 1]
-    whole, killed = (load_file(model / "model.safetensors") for model in models)
-    assert all(torch.allclose(whole[name], killed[name], atol=1e-5) for name in whole)
+    whole, killed = (last_state(tmp_path / folder / "run") for folder in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    # Adam turns rounding of a gradient near zero into a step of up to lr.
+    assert all(torch.allclose(whole[name], killed[name], rtol=1e-4, atol=1e-4) for name in whole)
 
 
 @pytest.mark.slow
