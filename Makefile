@@ -64,7 +64,7 @@ lint: $(STAMP)
 	$(BIN)/python -m pytest tests/test_layers.py
 
 bench: $(STAMP)
-	for name in data cache guard model embed search; do echo "== benchmarks.$$name"; $(BIN)/python -m "benchmarks.$$name"; done
+	for name in data cache guard model train embed search; do echo "== benchmarks.$$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 ROWS ?= 1000000 4000000
 bench-scale: $(STAMP)

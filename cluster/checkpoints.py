@@ -1,12 +1,14 @@
 """Checkpoints of a training run on any storage: complete or invisible.
 
 A checkpoint is a folder ``batch-N-TOKEN``: ``N`` is the next batch of the stream, the token keeps two attempts apart.
-Every worker puts its files there, and then a receipt with their sizes. A checkpoint counts while the receipts of all
-its workers are there and every file has the size that its receipt tells; anything else is left over from a kill or
-still on its way, and is passed over. So no worker waits for another, and files travel while the training goes on.
+Every worker puts its files there, and then a receipt with their sizes and digests. A checkpoint counts while the
+receipts of all its workers are there and every file has the size that its receipt tells; anything else is left over
+from a kill or still on its way, and is passed over. So no worker waits for another, and files travel while the training
+goes on. Digests are compared by whoever reads the files, and a checkpoint that fails that is condemned for good.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import re
@@ -20,6 +22,7 @@ import fsspec
 logger = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"batch-(\d+)-[0-9a-f]+")
+_CONDEMNED = "damaged.json"
 _RECEIPT = re.compile(r"worker-(\d+)-of-(\d+)\.json")
 
 
@@ -32,8 +35,12 @@ class Checkpoint:
     """The next batch of the stream."""
     best_val_r1: float
     """Best validation R@1 so far; −1 before the first validation."""
-    files: dict[str, int]
-    """Sizes in bytes by file name."""
+    files: dict[str, tuple[int, str]]
+    """Size in bytes and SHA-256 by file name."""
+
+
+class DamagedError(RuntimeError):
+    """A file of a checkpoint is not what its worker saved; the checkpoint is condemned."""
 
 
 class CheckpointStore:
@@ -50,7 +57,7 @@ class CheckpointStore:
         """Put the files of one worker, which lie in ``local``, and its receipt. The last one makes it complete."""
         target = f"{self.root}/{folder}"
         self.fs.makedirs(target, exist_ok=True)
-        files = {path.name: path.stat().st_size for path in local.iterdir()}
+        files = {path.name: (path.stat().st_size, _digest(path)) for path in local.iterdir()}
         for name in files:
             self.fs.put_file(str(local / name), f"{target}/{name}")
         receipt = {"batch": batch, "best_val_r1": best_val_r1, "files": files}
@@ -65,16 +72,18 @@ class CheckpointStore:
     def newest_complete(self) -> Checkpoint | None:
         return next(self.complete(), None)
 
-    def at(self, batch: int) -> Checkpoint:
-        """A complete checkpoint whose next batch is ``batch``."""
-        found = next((checkpoint for checkpoint in self.complete() if checkpoint.batch == batch), None)
-        assert found, f"the stream starts at batch {batch}, but there is no complete checkpoint of it"
-        return found
-
     def download(self, checkpoint: Checkpoint, local: Path) -> None:
-        """Fetch the files of a complete checkpoint into ``local``."""
-        for name in checkpoint.files:
-            self.fs.get_file(f"{self.root}/{checkpoint.folder}/{name}", str(local / name))
+        """Fetch the files of a complete checkpoint into ``local``.
+
+        Raises:
+            DamagedError: a file has another digest than when it was saved; the checkpoint does not count any more.
+        """
+        folder = f"{self.root}/{checkpoint.folder}"
+        for name, (_, digest) in checkpoint.files.items():
+            self.fs.get_file(f"{folder}/{name}", str(local / name))
+            if _digest(local / name) != digest:
+                self.fs.pipe_file(f"{folder}/{_CONDEMNED}", json.dumps({"file": name}).encode())
+                raise DamagedError(f"{folder}/{name} is damaged: its digest differs; the checkpoint before it will do")
 
     def prune(self, *, keep: int) -> None:
         """Remove all but the newest ``keep`` complete checkpoints, and what lies before them."""
@@ -103,9 +112,10 @@ class CheckpointStore:
         if not receipts or len(receipts) < int(receipts[0][2]):
             return None
         told = [self._receipt(f"{folder}/{match[0]}") for match in receipts]
-        files = {name: size for receipt in told if receipt for name, size in receipt["files"].items()}
+        files = {name: tuple(kept) for receipt in told if receipt for name, kept in receipt["files"].items()}
         damaged = [match[0] for match, receipt in zip(receipts, told, strict=True) if not receipt]
-        damaged += [name for name, size in files.items() if sizes.get(name) != size]
+        damaged += [name for name, (size, _) in files.items() if sizes.get(name) != size]
+        damaged += [_CONDEMNED] if _CONDEMNED in sizes else []
         if damaged:
             logger.warning("checkpoint %s is damaged (%s), trying the one before", f"{self.root}/{folder}", damaged[0])
             return None
@@ -117,3 +127,8 @@ class CheckpointStore:
             return json.loads(self.fs.cat_file(f"{self.root}/{name}"))
         except json.JSONDecodeError:
             return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -48,7 +48,12 @@ def log_bundle(sink: MlflowSink, bundle_folder: Path, *, name: str, register_as:
         sink.client.log_outputs(sink.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         uri = f"models:/{logged.model_id}"
         if register_as:
-            _register(sink, logged.artifact_location, name=register_as, logged_id=logged.model_id, model_id=model_id)
+            registered, _, alias = register_as.partition("@")
+            version = _register(
+                sink, logged.artifact_location, name=registered, logged_id=logged.model_id, model_id=model_id
+            )
+            if alias:
+                sink.client.set_registered_model_alias(registered, alias, version)
     return uri, model_id
 
 
@@ -70,16 +75,18 @@ def _save(local: Path, bundle_folder: Path, card: Model, *, model_id: str) -> No
         )
 
 
-def _register(sink: MlflowSink, source: str, *, name: str, logged_id: str, model_id: str) -> None:
+def _register(sink: MlflowSink, source: str, *, name: str, logged_id: str, model_id: str) -> str:
+    """Make a new version of the registered model -> its number."""
     try:
         sink.client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = {"model_id": model_id}
-    sink.client.create_model_version(
+    version = sink.client.create_model_version(
         name, source, run_id=sink.run_id, tags=tags, model_id=logged_id, await_creation_for=REQUEST_S
     )
+    return version.version
 
 
 def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> Path:

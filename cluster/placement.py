@@ -1,6 +1,7 @@
 """Where a run takes place: workers, devices, storage. Of the result it may change rounding only."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -12,6 +13,8 @@ class Placement:
 
     num_workers: int = 1
     """Training workers, one device each."""
+    min_workers: int = 0
+    """Fewer workers will do while the cluster has no room for all, down to this number; 0 wants all of them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes GPUs where the Ray cluster has enough of them."""
     cpus_per_worker: int = 1
@@ -31,14 +34,20 @@ class Placement:
     compile: bool = False
     """Compile the transformer blocks (``torch.compile``); needs a C++ compiler on CPUs."""
     max_failures: int = 3
-    """How often a broken worker group is started again from the newest complete checkpoint."""
+    """How often in a row a broken worker group is started again without a new checkpoint in between."""
     wait_for_nodes_s: float = 0
     """Seconds an autoscaling cluster gets to grow to the size wanted."""
+    grow_after_s: float = 60
+    """Seconds between two looks whether there is room for more workers; each change of size costs a restart."""
+    hang_after_s: float = 900
+    """Seconds without progress after which a worker counts as hanging and is ended."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker", "decode_cpus"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}, wanted at least 1")
+        if not 0 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"got min_workers={self.min_workers}, wanted 0 to num_workers={self.num_workers}")
         if self.micro_batch < 0:
             raise ValueError(f"got micro_batch={self.micro_batch}, wanted at least 1, or 0 for no bound")
         if self.zero_stage == 3 and (self.micro_batch or self.compile):
@@ -46,6 +55,26 @@ class Placement:
                 f"got zero_stage=3 with micro_batch={self.micro_batch}, compile={self.compile}, wanted neither "
                 "(its weights come and go); use zero_stage=2, or micro_batch=0 and no compile"
             )
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.min_workers or self.num_workers
+
+    def bundles(self, *, use_gpu: bool) -> list[dict[str, float]]:
+        """All that the training reserves at the same time, each on one node."""
+        return [self.worker_resources(use_gpu=use_gpu)] * self.num_workers + [{"CPU": 1.0}] * self.decode_cpus
+
+    def worker_resources(self, *, use_gpu: bool) -> dict[str, float]:
+        """What each training worker reserves of its node."""
+        return {"CPU": self.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
+
+    def room(self, nodes: Iterable[Mapping[str, float]], *, use_gpu: bool) -> int:
+        """How many of the workers the nodes hold, with the CPUs for decoding left over."""
+        nodes = list(nodes)
+        worker = self.worker_resources(use_gpu=use_gpu)
+        fitting = sum(int(min(node.get(kind, 0) // amount for kind, amount in worker.items())) for node in nodes)
+        spare_cpus = sum(node.get("CPU", 0) for node in nodes) - self.decode_cpus
+        return max(0, min(self.num_workers, fitting, int(spare_cpus // self.cpus_per_worker)))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:

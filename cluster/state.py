@@ -25,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-WEIGHT = "weight"
+from cluster.state_files import WEIGHT, state_files
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -57,7 +58,7 @@ def load_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, num_steps: in
     """
     with contextlib.ExitStack() as stack:
         saved: dict[str, Any] = {}
-        for path in sorted(folder.glob("state-*.safetensors")):
+        for path in state_files(folder):
             file = stack.enter_context(safe_open(path, framework="pt"))
             saved |= dict.fromkeys(file.keys(), file)
         named = _named(engine)

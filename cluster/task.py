@@ -23,6 +23,10 @@ class Monitor:
     """Steps between two checkpoints; the end of the run always makes one."""
     keep_checkpoints: int = 2
     """Complete checkpoints that stay on storage."""
+    draw_every: int = 5
+    """Epochs between two tables of all validation queries, with pictures of the best and the worst; 0 makes none."""
+    record_steps: bool = False
+    """Write the losses and the uids of every step to ``RUN/steps``."""
 
     def __post_init__(self) -> None:
         if min(self.log_every, self.checkpoint_every, self.keep_checkpoints) < 1:

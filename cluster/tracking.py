@@ -64,6 +64,8 @@ class TrackerSpec:
 class Tracker:
     """The null tracker: takes everything, keeps nothing. ``MlflowTracker`` is the real one."""
 
+    keeps_records = False
+
     @property
     def run_id(self) -> str:
         """The MLflow run id; "" without tracking or until the server answered for the first time."""
@@ -93,6 +95,9 @@ class Tracker:
 
     def log_model(self, bundle_folder: str | Path, *, name: str = "model", register_as: str = "") -> str:
         """Attach a model bundle as a loadable MLflow model -> its ``models:/`` URI.
+
+        ``register_as`` is the name of a registered model that gets a new version, and by option an alias that then
+        points to it: ``NAME`` or ``NAME@ALIAS``.
 
         "" if that is impossible now: a model is then logged later by calling again.
         """
@@ -134,6 +139,8 @@ def open_tracker(spec: TrackerSpec) -> Tracker:
 
 class MlflowTracker(Tracker):
     """An MLflow run behind a spool."""
+
+    keeps_records = True
 
     def __init__(self, spec: TrackerSpec, sink: "MlflowSink", *, outbox: Path) -> None:
         self._sink, self._outbox = sink, outbox

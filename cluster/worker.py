@@ -1,6 +1,7 @@
 """What one training worker does, from the first block of the stream to the last."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,20 +9,25 @@ import fsspec
 import numpy as np
 import ray.train
 import ray.train.torch
+import ray.util
 import torch
 import torch.distributed as dist
+from ray.train.v2.api.preemption import PreemptionInfo
 from torch import Tensor
 
+from cluster.checkpoints import Checkpoint
 from cluster.collectives import gather
 from cluster.engine import clamp_scale, start_engine, whole_weights
+from cluster.load import node_load
 from cluster.meter import Meter
 from cluster.placement import autocast_dtype
+from cluster.pulse import Pulse, Vote
 from cluster.saver import Saver
 from cluster.state import load_state
 from cluster.task import BLOCKS, TrainTask
+from cluster.validation import RankedQuery, Validation
 from fpig_core.backbone import tokenize
 from fpig_core.bundle import CONFIG, WEIGHTS
-from fpig_core.metrics import retrieval_metrics
 from fpig_core.models import build_model
 from fpig_core.rows import Noise
 from fpig_core.speed import checkpoint_blocks, compile_blocks
@@ -32,11 +38,13 @@ from fpig_core.training_step import TrainingStep
 class TrainWorker:
     """One data-parallel worker: takes its blocks in order, trains, validates, saves."""
 
-    def __init__(self, task: TrainTask):
-        self.task, self.schedule, self.monitor = task, task.schedule, task.monitor
+    def __init__(self, task: TrainTask, pulse: Pulse):
+        self.task, self.schedule, self.monitor, self.pulse = task, task.schedule, task.monitor, pulse
         self.rank, self.num_workers = dist.get_rank(), dist.get_world_size()
         self.rows = -(-task.schedule.global_batch // self.num_workers)
         self.device = ray.train.torch.get_device()
+        self.node, self.local_rank = ray.util.get_node_ip_address(), ray.train.get_context().get_local_rank()
+        self.meter = Meter(self.device, pulse)
         torch.manual_seed(task.seed)
         self.model = build_model(task.model)
         if task.start_url:
@@ -46,7 +54,7 @@ class TrainWorker:
         if task.placement.compile:
             compile_blocks(self.model)
         self.engine = start_engine(
-            TrainingStep(self.model, micro_batch=task.placement.micro_batch, gather=gather, rank=self.rank),
+            TrainingStep(self.model, micro_batch=task.placement.micro_batch, gather=self._gather, rank=self.rank),
             task.optim,
             zero_stage=task.placement.zero_stage,
             rows=self.rows,
@@ -54,9 +62,15 @@ class TrainWorker:
             dtype=autocast_dtype(task.placement.precision, self.device),
         )
         self.saver = Saver(task.checkpoints, keep=self.monitor.keep_checkpoints)
-        self.meter = Meter(self.device)
-        self.validated: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.vote = Vote()
+        self.validation = Validation(self.device)
         self.best_val_r1 = -1.0
+        self.preemption: PreemptionInfo | None = None
+        self.was_preempted = False
+
+    def _gather(self, local: Tensor) -> Tensor:
+        with self.meter.inside("gather"):
+            return gather(local)
 
     def _start_from(self, bundle_url: str) -> None:
         filesystem, root = fsspec.core.url_to_fs(bundle_url)
@@ -65,32 +79,49 @@ class TrainWorker:
                 filesystem.get_file(f"{root}/{name}", f"{local}/{name}")
             start_from(self.model, local)
 
-    def run(self) -> None:
-        """Work through the stream; the number of its first block names the checkpoint to start from."""
+    def run(self, checkpoint: Checkpoint | None) -> None:
+        """Work through the stream, which starts at the checkpoint: to its end, or to the wish to stop.
+
+        Raises:
+            DamagedError: what the checkpoint holds is not what was saved.
+            LossError: the loss is no number any more.
+        """
         shard = ray.train.get_dataset_shard(BLOCKS)
         assert shard is not None
+        if checkpoint:
+            self._restore(checkpoint)
+        first_batch = checkpoint.batch if checkpoint else 0
         blocks: Any = shard.iter_batches(batch_size=cast(int, None), prefetch_batches=2)  # None: whole blocks
-        batch = -1
-        for block in self.meter.timed(blocks):
-            if batch < 0:
-                batch = int(block["batch"][0])
-                if batch:
-                    self._restore(batch)
+        batch = first_batch - 1
+        for batch, block in self.meter.timed(blocks, first_batch=first_batch):
             self._check_place(block, batch)
             self.meter.note_rejected(block)
             if self.schedule.place(batch).phase == "train":
                 self._train(block, batch)
             else:
                 self._validate(block, batch)
-            batch += 1
-            if self._wants_checkpoint(batch):
-                self.saver.save(self.engine, batch=batch, best_val_r1=self.best_val_r1)
-        if batch not in (-1, self.schedule.num_batches):
-            raise RuntimeError(f"the stream ended before batch {batch} of {self.schedule.num_batches}")
+            stops = self.vote.stop(self.pulse.should_stop)
+            if stops or self._wants_checkpoint(batch + 1) or self._fears_loss_of_a_node():
+                self._save(batch + 1)
+            if stops:
+                break
+        else:
+            if batch + 1 != self.schedule.num_batches:
+                raise RuntimeError(f"the stream ended before batch {batch + 1} of {self.schedule.num_batches}")
+        self.meter.enter("checkpoint")
         if not self.saver.wait():
             raise RuntimeError(
                 "the last checkpoint was not saved; make room on storage and start the same command again"
             )
+
+    def _save(self, batch: int) -> None:
+        """Save the state before ``batch``. In mid-validation that is the state before its first batch."""
+        place = self.schedule.place(batch)
+        if place.phase == "val":
+            batch -= place.index
+        self._report_steps(batch)
+        self.meter.enter("checkpoint")
+        self.saver.save(self.engine, batch=batch, best_val_r1=self.best_val_r1)
 
     def _check_place(self, block: dict[str, Any], batch: int) -> None:
         """A lost row or a block out of turn would mix the batches silently."""
@@ -111,49 +142,47 @@ class TrainWorker:
 
     def _train(self, block: dict[str, Any], batch: int) -> None:
         self.engine.train()
+        inputs = self._inputs(block)
         # One seed a batch: a resumed run, or one on more workers, drops and draws what any other does.
         seed = self.task.seed * self.schedule.num_batches + batch
-        losses = self.engine(*self._inputs(block), noise=Noise(seed=seed, first=self.rank * self.rows))
+        self.meter.enter("forward")
+        losses = self.engine(*inputs, noise=Noise(seed=seed, first=self.rank * self.rows))
+        self.meter.enter("backward")
         self.engine.backward(losses["loss"])
+        self.meter.enter("optimizer")
         self.engine.step()
         clamp_scale(self.model)
-        self.meter.note_step(losses, int(block["ok"].sum()))
-        step = self.schedule.steps_before(batch + 1)
-        if step % self.monitor.log_every == 0 or step == self.schedule.num_steps:
-            self._report(step, self._step_metrics(batch))
-
-    def _step_metrics(self, batch: int) -> dict[str, float]:
-        metrics = self.meter.take()
-        metrics["lr"] = self.engine.get_lr()[0]
         grad_norm = self.engine.get_global_grad_norm()
         if grad_norm is not None:
-            metrics["grad_norm"] = float(grad_norm)
-        metrics["epoch"] = self.schedule.place(batch).epoch
-        return metrics
+            losses["grad_norm"] = torch.as_tensor(grad_norm, device=self.device)
+        self.meter.note_step(losses, block)
+        step = self.schedule.steps_before(batch + 1)
+        if step % self.monitor.log_every == 0 or step == self.schedule.num_steps:
+            self._report_steps(batch + 1)
+
+    def _report_steps(self, batch: int) -> None:
+        """Report the steps before ``batch`` that no metric point tells of yet."""
+        if self.meter.has_steps:
+            metrics = self.meter.take()
+            metrics |= {"lr": self.engine.get_lr()[0], "epoch": self.schedule.place(batch - 1).epoch}
+            self._report(self.schedule.steps_before(batch), metrics)
 
     @torch.no_grad()
     def _validate(self, block: dict[str, Any], batch: int) -> None:
         self.engine.eval()
         frames, words, valid = self._inputs(block)
+        self.meter.enter("validation")
         vectors = self.engine(frames, words, valid)
-        self.validated.append((vectors["text"], vectors["video"], valid))
-        if self.schedule.ends_epoch(batch):
-            text, video, valid = (gather(torch.cat(parts)) for parts in zip(*self.validated, strict=True))
-            self.validated.clear()
-            text, video = text[valid], video[valid]
-            if not len(text):
-                # Nothing could be decoded: the rejected samples tell why, and there is nothing to choose a model by.
-                return
-            metrics = retrieval_metrics(text, video, torch.arange(len(text), device=self.device))
-            validation = {
-                f"{direction}_{name.lower().replace('@', '')}": value
-                for direction, values in metrics.items()
-                for name, value in values.items()
-            }
-            self._keep_best(validation, batch)
-            self._report(
-                self.schedule.steps_before(batch), {f"val_{name}": value for name, value in validation.items()}
-            )
+        self.validation.add(vectors, block)
+        if not self.schedule.ends_epoch(batch):
+            return
+        judged = self.validation.judge()
+        if judged is None:
+            # Nothing could be decoded: the rejected samples tell why, and there is nothing to choose a model by.
+            return
+        self._keep_best(judged.metrics, batch)
+        metrics = {f"val_{name}": value for name, value in judged.metrics.items()}
+        self._report(self.schedule.steps_before(batch), metrics, queries=judged.queries)
 
     def _keep_best(self, validation: dict[str, float], batch: int) -> None:
         if validation["t2v_r1"] <= self.best_val_r1:
@@ -164,10 +193,27 @@ class TrainWorker:
                 self.task.best.save(self.model, batch=batch, validation=validation)
         dist.barrier()
 
-    def _report(self, step: int, metrics: dict[str, float]) -> None:
+    def _report(self, step: int, metrics: dict[str, float], *, queries: Sequence[RankedQuery] = ()) -> None:
         """Hand a metric point and this worker's rejected samples to the driver."""
-        ray.train.report({"step": step, "metrics": metrics, "rejected": self.meter.rejected})
-        self.meter.rejected = []
+        told = {
+            "step": step,
+            "metrics": metrics,
+            "load": node_load(self.node, local_rank=self.local_rank, device=self.device),
+            "rejected": self.meter.rejected,
+            "steps": self.meter.steps if self.monitor.record_steps else [],
+            # All workers have the same.
+            "queries": queries if self.rank == 0 else (),
+        }
+        ray.train.report(told)
+        self.meter.rejected, self.meter.steps = [], []
+        # Here because it is a collective of Ray's, of milliseconds.
+        self.preemption = ray.train.get_preemption_info()
+
+    def _fears_loss_of_a_node(self) -> bool:
+        """Whether a node is known to go soon, for the first time."""
+        is_new = self.preemption is not None and not self.was_preempted
+        self.was_preempted |= is_new
+        return is_new
 
     def _wants_checkpoint(self, batch: int) -> bool:
         if batch == self.schedule.num_batches:
@@ -175,13 +221,8 @@ class TrainWorker:
         steps = self.schedule.steps_before(batch)
         return self.schedule.place(batch - 1).phase == "train" and steps % self.monitor.checkpoint_every == 0
 
-    def _restore(self, batch: int) -> None:
-        """Load the checkpoint before ``batch``, on all workers the same one."""
-        found = [self.task.checkpoints.at(batch) if self.rank == 0 else None]
-        dist.broadcast_object_list(found)
-        (checkpoint,) = found
-        assert checkpoint
+    def _restore(self, checkpoint: Checkpoint) -> None:
         with tempfile.TemporaryDirectory() as local:
             self.task.checkpoints.download(checkpoint, Path(local))
-            load_state(self.engine, Path(local), num_steps=self.schedule.steps_before(batch))
+            load_state(self.engine, Path(local), num_steps=self.schedule.steps_before(checkpoint.batch))
         self.best_val_r1 = checkpoint.best_val_r1

@@ -11,10 +11,13 @@ import importlib
 import io
 import json
 import logging
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import tyro
@@ -24,6 +27,8 @@ from rich.table import Table
 from jobs.text import plain
 
 DONE, FAILED, WRONG_USE, OVER_BUDGET = 0, 1, 2, 3
+STOPPED = 128 + signal.SIGTERM
+"""What a job leaves that was told to stop and goes on when it is started again."""
 
 JOBS = {
     "make_synthetic": "make a small world of captioned H.264 videos",
@@ -33,6 +38,7 @@ JOBS = {
     "inspect_shard": "show the samples of one shard, what is wrong with them and what to do",
     "pretrain_clip": "train the small CLIP that the demo starts from",
     "train": "train a retrieval model on a Ray cluster",
+    "export": "turn a checkpoint of a training into a model bundle",
     "embed_corpus": "embed every video of a manifest, exactly once",
     "verify_corpus": "prove from storage that a corpus is complete and sound",
     "evaluate": "score a corpus under the evaluation protocol",
@@ -118,6 +124,26 @@ def execute(name: str, read_args: Callable[[list[str]], Any], job: Callable[[Any
         write_json(args.json, report.summary)
     show(report, seconds=time.monotonic() - start)
     sys.exit(report.exit_code)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether somebody wants the process to stop, by SIGTERM or an interrupt; a second signal ends it as usual."""
+    wanted = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _: FrameType | None) -> None:
+        wanted.set()
+        logging.getLogger(__name__).warning("stopping after a checkpoint; again to stop at once")
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield wanted.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def show(report: Report, *, seconds: float) -> None:

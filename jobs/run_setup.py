@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from fpig_core.bundle import load_bundle
-from fpig_core.models import ModelConfig, build_model
+from fpig_core.models import ModelConfig, build_model, model_config_to_dict
 from fpig_core.schedule import Phase, Schedule
 from fpig_core.start import start_from
 from jobs.experiment import Experiment
@@ -15,6 +15,8 @@ from pipelines import storage
 from pipelines.manifest import Manifest
 from pipelines.places import absolute, local_bundle
 from pipelines.plan import Plan
+
+EXPERIMENT = "experiment.json"
 
 
 def make_plan(experiment: Experiment, manifests: Mapping[Phase, Manifest]) -> Plan:
@@ -69,9 +71,10 @@ def claim_run(run_url: str, experiment: Experiment, manifests: Mapping[Phase, Ma
         ValueError: the folder belongs to another experiment, or cannot be written.
     """
     digests = {f"{phase}_manifest": manifest.digest for phase, manifest in manifests.items()}
-    settings = dataclasses.asdict(experiment) | digests | {"start": start_id}
+    model = {"model": model_config_to_dict(experiment.model)}
+    settings = dataclasses.asdict(experiment) | model | digests | {"start": start_id}
     text = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
-    url = storage.join(run_url, "experiment.json")
+    url = storage.join(run_url, EXPERIMENT)
     storage.require_writable(run_url)
     has_results = any(storage.list_files(storage.join(run_url, folder)) for folder in ("checkpoints", "best"))
     if not has_results or not storage.exists(url):

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,19 +14,21 @@ from ray.data import Dataset
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.checkpoints import Checkpoint
+from cluster.group import GroupReport
 from cluster.placement import Placement
 from cluster.session import connect
 from cluster.task import Monitor, TrainTask
 from cluster.tracking import Tracker
-from cluster.training import run_training
+from cluster.training import StoppedError, run_training
 from fpig_core.backbone import locate
 from fpig_core.models import check_config
 from fpig_core.schedule import Phase
 from jobs.budget import parse_fraction
-from jobs.cli import DONE, OVER_BUDGET, Report, execute, parse
+from jobs.cli import DONE, OVER_BUDGET, STOPPED, Report, execute, parse, stop_signals
 from jobs.experiment import Experiment
 from jobs.recipes import RECIPES, Recipe
 from jobs.revision import code_revision
+from jobs.run_reports import RunReports, num_rejected
 from jobs.run_setup import claim_run, make_plan, settle_start
 from jobs.tracking import deliver_waiting, output_run
 from pipelines import storage
@@ -36,9 +38,8 @@ from pipelines.places import ORIGIN, absolute
 from pipelines.stream import StreamSource, make_stream
 
 EXAMPLE = "python -m jobs.train msrvtt-fpig-b32 --optim.lr 3e-6 --placement.num-workers 8"
-
-
-REJECTED = "rejected.jsonl"
+SHOWN = ("loss", "val_t2v_r1", "samples_per_s")
+"""Metrics beside the progress bar."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Args:
     """Error budget: with a larger part of the videos rejected, the job ends with exit code 3."""
     tracking: str = "sqlite:///runs/mlflow.db"
     """MLflow tracking URI, or none."""
+    register_as: str = ""
+    """Also register the model in MLflow under this name, NAME or NAME@ALIAS."""
     json: str = ""
     """Write the result to this file."""
 
@@ -127,16 +130,20 @@ def main(args: Args) -> Report:
     announce_start(task, newest)
     connect(dashboard=True)
     source = StreamSource(plan=plan, preprocess=model.preprocess, manifests=manifests)
-    with output_run(task.run_url, tracking=args.tracking, name=args.name) as tracker:
+    with stop_signals() as should_stop, output_run(task.run_url, tracking=args.tracking, name=args.name) as tracker:
         tracker.set_tags({"code_revision": code_revision()})
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
         for phase, manifest in manifests.items():
             tracker.log_input(phase, source=manifest.root, digest=manifest.digest)
         if not (newest and newest.batch == task.schedule.num_batches):
-            train(task, source, tracker, done=task.schedule.steps_before(newest.batch) if newest else 0)
-        publish(
-            task, tracker, selected={"select_on": args.experiment.data.select_on, "val_digest": manifests["val"].digest}
-        )
+            try:
+                done = task.schedule.steps_before(newest.batch) if newest else 0
+                train(task, source, tracker, done=done, should_stop=should_stop)
+            except StoppedError:
+                tracker.finish("KILLED")
+                return summarise_stop(args, task)
+        selected = {"select_on": args.experiment.data.select_on, "val_digest": manifests["val"].digest}
+        publish(task, tracker, selected=selected, register_as=args.register_as)
     return summarise(args, task)
 
 
@@ -163,6 +170,17 @@ def summarise(args: Args, task: TrainTask) -> Report:
     )
 
 
+def summarise_stop(args: Args, task: TrainTask) -> Report:
+    """The report of a run that was asked to stop."""
+    newest = task.checkpoints.newest_complete()
+    step = task.schedule.steps_before(newest.batch) if newest else 0
+    return Report(
+        title=f"Stopped {args.name}; the same command goes on",
+        summary={"run": task.run_url, "step": step, "num_steps": task.schedule.num_steps},
+        exit_code=STOPPED,
+    )
+
+
 def announce_start(task: TrainTask, newest: Checkpoint | None) -> None:
     if newest:
         place = task.schedule.place(newest.batch)
@@ -172,44 +190,34 @@ def announce_start(task: TrainTask, newest: Checkpoint | None) -> None:
         print(f"Starting {task.run_url}: {task.schedule.num_steps} steps, {task.schedule.epochs} epochs")
 
 
-def train(task: TrainTask, source: StreamSource, tracker: Tracker, *, done: int) -> None:
-    """Train from the ``done``-th step to the end; samples left out go to ``RUN/rejected.jsonl``, each once."""
-    rejected_url = storage.join(task.run_url, REJECTED)
-    known = storage.read_bytes(rejected_url).decode().splitlines() if storage.exists(rejected_url) else []
-    rejected = {sample["uid"]: sample for sample in map(json.loads, known)}
-    logged = {kind: tracker.last_step(kind) for kind in ("loss", "val_t2v_r1")}
+def train(
+    task: TrainTask, source: StreamSource, tracker: Tracker, *, done: int, should_stop: Callable[[], bool]
+) -> None:
+    """Train from the ``done``-th step to the end."""
+    reports = RunReports(task, tracker, source.manifests["val"])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), refresh_per_second=2) as progress:
         bar = progress.add_task("steps", total=task.schedule.num_steps, completed=done, note="starting workers")
         notes: dict[str, float] = {}
 
-        def on_report(step: int, metrics: dict[str, float], samples: list[dict[str, str]]) -> None:
-            if samples:
-                rejected.update((sample["uid"], sample) for sample in samples)
-                lines = "".join(json.dumps(sample, sort_keys=True) + "\n" for sample in rejected.values())
-                storage.write_bytes(rejected_url, lines.encode())
-            # Steps repeated after a restart are on record already.
-            kind = "loss" if "loss" in metrics else "val_t2v_r1"
-            if step > logged[kind]:
-                tracker.log_metrics(metrics | {"num_rejected": len(rejected)}, step=step)
-                logged[kind] = step
-            notes.update({name: metrics[name] for name in ("loss", "val_t2v_r1", "samples_per_s") if name in metrics})
+        def on_report(report: GroupReport) -> None:
+            notes.update((name, report.metrics[name]) for name in SHOWN if name in report.metrics)
             note = "  ".join(f"{name} {value:.3g}" for name, value in notes.items())
-            progress.update(bar, completed=step, note=note)
+            progress.update(bar, completed=report.step, note=note)
+            reports.take(report)
 
         def stream(batch: int, num_workers: int) -> Dataset:
             return make_stream(dataclasses.replace(source, num_workers=num_workers), first_batch=batch)
 
-        run_training(task, stream, on_report=on_report)
+        run_training(task, stream, on_report=on_report, should_stop=should_stop)
 
 
-def publish(task: TrainTask, tracker: Tracker, *, selected: Mapping[str, str]) -> None:
+def publish(task: TrainTask, tracker: Tracker, *, selected: Mapping[str, str], register_as: str) -> None:
     """Put the best bundle into MLflow and at ``RUN/model``, with its origin; that file comes last and ends the run."""
-    rejected_url = storage.join(task.run_url, REJECTED)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "model"
         record = task.best.fetch(bundle)
-        tracker.log_model(bundle)
+        tracker.log_model(bundle, register_as=register_as)
         tracker.set_tags({"model": f"{task.run_url}/model"})
         for path in sorted(bundle.iterdir()):
             storage.upload(path, storage.join(task.run_url, "model", path.name))
@@ -217,7 +225,7 @@ def publish(task: TrainTask, tracker: Tracker, *, selected: Mapping[str, str]) -
         **selected,
         "run": task.run_url,
         "mlflow_run_id": tracker.run_id,
-        "num_rejected": storage.read_bytes(rejected_url).count(b"\n") if storage.exists(rejected_url) else 0,
+        "num_rejected": num_rejected(task.run_url),
     }
     text = json.dumps(origin, indent=2, sort_keys=True) + "\n"
     storage.write_bytes(storage.join(task.run_url, "model", ORIGIN), text.encode())

@@ -1,10 +1,11 @@
 """Checkpoints: complete or invisible, newest first, damaged ones passed over."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from cluster.checkpoints import Checkpoint, CheckpointStore
+from cluster.checkpoints import Checkpoint, CheckpointStore, DamagedError
 
 NUM_WORKERS = 2
 
@@ -58,6 +59,18 @@ def test_a_damaged_checkpoint_falls_back_with_a_message(store, tmp_path, caplog,
     assert is_unfinished or (name in caplog.text and "damaged" in caplog.text)
 
 
+def test_bytes_that_changed_condemn_a_checkpoint(store, tmp_path) -> None:
+    first = save(store, 10, tmp_path)
+    victim = Path(store.root) / save(store, 20, tmp_path) / "state-00001.safetensors"
+    victim.write_bytes(bytes(len(victim.read_bytes())))
+    newest = store.newest_complete()
+    assert newest
+    (tmp_path / "back").mkdir()
+    with pytest.raises(DamagedError, match=r"state-00001.safetensors is damaged"):
+        store.download(newest, tmp_path / "back")
+    assert newest_folder(store) == first
+
+
 def test_two_attempts_at_the_same_batch_do_not_mix(store, tmp_path) -> None:
     save(store, 10, tmp_path, ranks=range(1))
     save(store, 10, tmp_path, ranks=range(1, 2))
@@ -66,10 +79,11 @@ def test_two_attempts_at_the_same_batch_do_not_mix(store, tmp_path) -> None:
 
 def test_what_comes_back_is_what_was_saved(store, tmp_path) -> None:
     folder = save(store, 300, tmp_path)
-    checkpoint = store.at(300)
+    checkpoint = store.newest_complete()
+    assert checkpoint
     names = [f"state-{rank:05d}.safetensors" for rank in range(NUM_WORKERS)]
-    wanted = Checkpoint(folder=folder, batch=300, best_val_r1=1.5, files=dict.fromkeys(names, 300))
-    assert checkpoint == wanted
+    files = {name: (300, hashlib.sha256(bytes([rank]) * 300).hexdigest()) for rank, name in enumerate(names)}
+    assert checkpoint == Checkpoint(folder=folder, batch=300, best_val_r1=1.5, files=files)
     (tmp_path / "back").mkdir()
     store.download(checkpoint, tmp_path / "back")
     for rank, name in enumerate(names):

@@ -1,5 +1,4 @@
 import logging
-import time
 
 import mlflow
 import numpy as np
@@ -17,12 +16,11 @@ QUERIES = ["a red ball rolls", "two cats sleep", "rain"]
 
 @pytest.fixture(scope="module")
 def logged(database, bundle_folder, tmp_path_factory):
-    """Run id, model URI and seconds it took to log the model."""
+    """Run id and URI of a model that was logged and registered."""
     spec = TrackerSpec(uri=database, run_name="train", spool_dir=str(tmp_path_factory.mktemp("run") / "spool"))
     with open_tracker(spec) as tracker:
-        start = time.monotonic()
-        uri = tracker.log_model(bundle_folder, register_as="fpig-test")
-        return tracker.run_id, uri, time.monotonic() - start
+        uri = tracker.log_model(bundle_folder, register_as="fpig-test@candidate")
+        return tracker.run_id, uri
 
 
 @pytest.fixture
@@ -31,9 +29,8 @@ def pyfunc(logged, database, monkeypatch):
     return mlflow.pyfunc.load_model(logged[1])
 
 
-def test_logging_is_quick_and_names_the_model(logged, database, bundle_folder):
-    run_id, uri, seconds = logged
-    assert seconds < 8
+def test_the_model_is_named(logged, database, bundle_folder):
+    run_id, uri = logged
     assert uri.startswith("models:/")
     client = MlflowClient(database)
     assert client.get_run(run_id).data.tags["model_id"] == bundle_id(bundle_folder)
@@ -43,13 +40,12 @@ def test_logging_is_quick_and_names_the_model(logged, database, bundle_folder):
 
 @pytest.mark.parametrize("kind", ["logged", "run", "version", "alias"])
 def test_every_uri_of_a_model_leads_to_its_bundle(logged, database, bundle_folder, tmp_path, kind):
-    run_id, uri, _ = logged
-    MlflowClient(database).set_registered_model_alias("fpig-test", "champion", "1")
+    run_id, uri = logged
     uris = {
         "logged": uri,
         "run": f"runs:/{run_id}/model",
         "version": "models:/fpig-test/1",
-        "alias": "models:/fpig-test@champion",
+        "alias": "models:/fpig-test@candidate",
     }
     folder = resolve_model_uri(uris[kind], tracking_uri=database, folder=tmp_path)
     assert bundle_id(folder) == bundle_id(bundle_folder)

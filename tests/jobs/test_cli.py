@@ -1,6 +1,9 @@
 """Every command: help with an example, and one line with exit code 2 for what it does not understand."""
 
 import importlib
+import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -53,3 +56,18 @@ def test_import_starts_nothing(job):
     """Importing a job neither parses the command line nor starts Ray."""
     module = importlib.import_module(f"jobs.{job}")
     assert callable(module.cli)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_a_wish(number):
+    before = signal.getsignal(number)
+    with cli.stop_signals() as should_stop:
+        assert not should_stop()
+        os.kill(os.getpid(), number)
+        assert should_stop()
+    assert signal.getsignal(number) == before
+
+
+def test_the_second_signal_ends_the_process():
+    code = "import os\nfrom jobs import cli\nwith cli.stop_signals():\n  for _ in range(2): os.kill(os.getpid(), 15)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == -signal.SIGTERM

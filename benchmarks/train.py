@@ -1,0 +1,238 @@
+"""A training step through Ray Train and DeepSpeed beside plain PyTorch (6), what the loss over workers costs (7), two
+workers beside one (8), and what metrics cost (13).
+
+Frames are on hand: a stream of made-up blocks, so that no decoding competes for the cores. Every worker has one thread.
+The step time of a group is that of its metric points (batch ÷ samples per second), all but the first.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.data
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from benchmarks.measure import Result, Spread, is_quick, machine, save
+from cluster.collectives import gather
+from cluster.group import GroupReport
+from cluster.optim import Optim, make_optimizer
+from cluster.placement import Placement
+from cluster.session import connect
+from cluster.task import Monitor, TrainTask
+from cluster.tracking import Tracker, TrackerSpec, open_tracker
+from cluster.training import run_training
+from fpig_core.backbone import Backbone, tokenize
+from fpig_core.fpig import FPigConfig
+from fpig_core.models import build_model
+from fpig_core.preprocess import Preprocess
+from fpig_core.rows import Noise, Rows
+from fpig_core.schedule import Schedule
+from fpig_core.training_step import TrainingStep
+
+BATCH, FRAME_SIZE = 16, 32
+CONFIG = FPigConfig(backbone=Backbone(name="tiny"), preprocess=Preprocess(size=FRAME_SIZE))
+LOG_EVERY, SILENT_EVERY, POINTS = 10, 60, 6
+REPEATS = 5
+
+
+def main() -> None:
+    quick, where = is_quick(), machine()
+    torch.set_num_threads(1)
+    repeats, points = (1, 2) if quick else (REPEATS, POINTS)
+    connect(dashboard=True)
+    times: dict[str, list[float]] = {name: [] for name in ("bare", "one worker", "two workers", "no metrics")}
+    shares: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(repeats):
+            here = Path(folder) / str(repeat)
+            times["bare"].append(bare_step_s(num_steps=points * LOG_EVERY))
+            spec = TrackerSpec(uri=f"sqlite:///{here}/mlflow.db", run_name="bench", spool_dir=f"{here}/spool")
+            with open_tracker(spec) as tracker:
+                times["one worker"].append(group_step_s(here / "one", tracker, points=points))
+            times["two workers"].append(group_step_s(here / "two", Tracker(), points=points, num_workers=2))
+            silent = group_step_s(here / "silent", Tracker(), points=2, log_every=SILENT_EVERY if not quick else 10)
+            times["no metrics"].append(silent)
+            shares.append(loss_share(here, num_steps=points))
+    save("train", results(times, shares), machine=where, quick=quick)
+
+
+def results(times: dict[str, list[float]], shares: list[dict[str, float]]) -> list[Result]:
+    def ratio(top: str, bottom: str) -> dict[str, Spread]:
+        return {"wall": Spread.of([a / b for a, b in zip(times[top], times[bottom], strict=True)])}
+
+    sides = {name: f"{statistics.median(seconds):.3f} s" for name, seconds in times.items()}
+    setting = f"F-Pig, tiny, global batch {BATCH} × 12 frames"
+    return [
+        Result(
+            goal=6,
+            what=f"{setting}: step of Ray Train + DeepSpeed (ZeRO-1), one worker ÷ plain PyTorch",
+            wanted="floor 1.25, goal 1.10",
+            figures=ratio("one worker", "bare"),
+            sides={name: sides[name] for name in ("bare", "one worker")},
+        ),
+        Result(
+            goal=7,
+            what=f"{setting}: loss and gather, forward and backward ÷ step, two workers",
+            wanted="floor 0.10, goal 0.03",
+            figures={"wall": Spread.of([share["loss"] for share in shares])},
+            sides={"gradient error against one worker": f"{max(share['error'] for share in shares):.1e}"},
+        ),
+        Result(
+            goal=8,
+            what=f"{setting}: samples/s of two workers ÷ one worker",
+            wanted="floor 1.4, goal 1.6",
+            figures=ratio("one worker", "two workers"),
+            sides={name: sides[name] for name in ("one worker", "two workers")},
+        ),
+        Result(
+            goal=13,
+            what=f"{setting}: metrics into MLflow each {LOG_EVERY} steps ÷ each {SILENT_EVERY} into nothing",
+            wanted="floor 1.03, goal 1.01",
+            figures=ratio("one worker", "no metrics"),
+            sides={name: sides[name] for name in ("no metrics", "one worker")},
+        ),
+    ]
+
+
+def make_inputs(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames, words and validity of these rows of the batch that every step gets."""
+    frames = np.random.default_rng(0).integers(0, 256, (BATCH, 12, 3, FRAME_SIZE, FRAME_SIZE), np.uint8)
+    words = tokenize([f"video number {row}" for row in range(BATCH)], context_length=CONFIG.backbone.context_length)
+    return torch.from_numpy(frames)[rows], words[rows], torch.ones(BATCH, dtype=torch.bool)[rows]
+
+
+def bare_step_s(*, num_steps: int) -> float:
+    """The training step without engine: forward, backward, clipping, AdamW, clamp."""
+    torch.manual_seed(0)
+    model = build_model(CONFIG)
+    step, inputs = TrainingStep(model), make_inputs(slice(None))
+    optimizer = make_optimizer(step, Optim())
+    seconds = []
+    for number in range(num_steps):
+        start = time.perf_counter()
+        step(*inputs, noise=Noise(seed=number, first=0))["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(step.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        model.clamp()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[num_steps // 4 :])
+
+
+def group_step_s(
+    folder: Path, tracker: Tracker, *, points: int, num_workers: int = 1, log_every: int = LOG_EVERY
+) -> float:
+    """The median step time of one worker group."""
+    schedule = Schedule(num_train=BATCH, num_val=0, global_batch=BATCH, epochs=points * log_every)
+    task = TrainTask(
+        model=CONFIG,
+        optim=Optim(),
+        schedule=schedule,
+        seed=0,
+        placement=Placement(num_workers=num_workers, device="cpu"),
+        monitor=Monitor(log_every=log_every, checkpoint_every=10**9),
+        run_url=str(folder),
+    )
+    seconds: list[float] = []
+
+    def on_report(report: GroupReport) -> None:
+        tracker.log_metrics(report.metrics, step=report.step)
+        seconds.append(BATCH / report.metrics["samples_per_s"])
+
+    run_training(task, made_up_stream(schedule.num_batches), on_report=on_report, should_stop=lambda: False)
+    return statistics.median(seconds[1:])
+
+
+def made_up_stream(num_batches: int) -> Callable[[int, int], ray.data.Dataset]:
+    """Blocks with frames that cost nothing to make."""
+
+    def make(first_batch: int, num_workers: int) -> ray.data.Dataset:
+        assert not first_batch
+        rows = BATCH // num_workers
+
+        def block(ids: dict[str, Any]) -> dict[str, Any]:
+            batch, worker = divmod(int(ids["id"][0]), num_workers)
+            slots = np.arange(worker * rows, (worker + 1) * rows)
+            return {
+                "batch": np.full(rows, batch),
+                "slot": slots,
+                "ok": np.ones(rows, dtype=bool),
+                "uid": np.array([f"uid{slot}" for slot in slots], dtype=object),
+                "caption": np.array([f"video number {slot}" for slot in slots], dtype=object),
+                "reason": np.full(rows, "", dtype=object),
+                "frames": make_inputs(slice(worker * rows, (worker + 1) * rows))[0].numpy(),
+            }
+
+        dataset = ray.data.range(num_batches * num_workers, override_num_blocks=8)
+        dataset.context.target_max_block_size = None
+        dataset.context.execution_options.preserve_order = True
+        dataset.context.enable_progress_bars = False
+        return dataset.repartition(target_num_rows_per_block=1, strict=True).map_batches(
+            block,  # pyright: ignore[reportArgumentType]  # Ray declares every kind of batch at once
+            batch_size=1,
+        )
+
+    return make
+
+
+def loss_share(folder: Path, *, num_steps: int) -> dict[str, float]:
+    """The part of a step of two gloo workers that loss and gather take; the gradient's error against one worker."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spawn(_two_workers, args=(str(folder), num_steps), nprocs=2)
+    told: Any = torch.load(folder / "told.pt", weights_only=True)
+    torch.manual_seed(0)
+    step = TrainingStep(build_model(CONFIG))
+    step(*make_inputs(slice(None)), noise=Noise(seed=0, first=0))["loss"].backward()
+    wanted = {name: parameter.grad for name, parameter in step.named_parameters() if parameter.grad is not None}
+    norm = math.sqrt(sum(float(grad.square().sum()) for grad in wanted.values()))
+    error = math.sqrt(sum(float((told["gradient"][name] - grad).square().sum()) for name, grad in wanted.items()))
+    return {"loss": told["loss_s"] / told["step_s"], "error": error / norm}
+
+
+def _two_workers(rank: int, folder: str, num_steps: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = build_model(CONFIG)
+    rows = BATCH // 2
+    frames, words, valid = make_inputs(slice(rank * rows, (rank + 1) * rows))
+    noise, step = Noise(seed=0, first=rank * rows), TrainingStep(model, gather=gather, rank=rank)
+    step_s, loss_s = [], []
+    for _ in range(num_steps):
+        step.zero_grad()
+        dist.barrier()
+        start = time.perf_counter()
+        features = model.features(frames, words, noise=noise)
+        between = time.perf_counter()
+        loss = model.loss(features, Rows.of(valid, gather=gather, rank=rank, noise=noise))["loss"]
+        held = [value for value in features if isinstance(value, Tensor) and value.requires_grad]
+        upper = torch.autograd.grad(loss, held, retain_graph=True, allow_unused=True)
+        loss_s.append(time.perf_counter() - between)
+        torch.autograd.backward(
+            [value for value, grad in zip(held, upper, strict=True) if grad is not None],
+            [grad for grad in upper if grad is not None],
+        )
+        step_s.append(time.perf_counter() - start)
+    step.zero_grad()
+    step(frames, words, valid, noise=noise)["loss"].backward()
+    gradient = {}
+    for name, parameter in step.named_parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            gradient[name] = parameter.grad / 2
+    if rank == 0:
+        told = {"step_s": statistics.median(step_s), "loss_s": statistics.median(loss_s), "gradient": gradient}
+        torch.save(told, f"{folder}/told.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""One worker group: from its start to its end, its failure, or the wish that it stop."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
+
+import fsspec
+import pyarrow.fs
+import ray
+import ray.data
+import ray.train
+from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.checkpoints import Checkpoint
+from cluster.pulse import hanging, open_board, pulse
+from cluster.task import BLOCKS, TrainTask
+from cluster.validation import RankedQuery
+
+logger = logging.getLogger(__name__)
+
+# Ray leaves the GPUs of a machine visible to workers that reserved none.
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+WATCH_S = 1.0
+
+
+class GroupReport(NamedTuple):
+    """What the workers tell the driver from time to time."""
+
+    step: int
+    """Optimiser steps done."""
+    metrics: dict[str, float]
+    rejected: list[dict[str, str]]
+    """Samples that the stream could not use since the last report."""
+    steps: list[dict[str, Any]]
+    """Batch, losses and uids of every step since the last report, where they are recorded."""
+    queries: Sequence[RankedQuery]
+    """All queries of the validation that the metrics are of; empty for training steps."""
+
+
+OnReport = Callable[[GroupReport], None]
+
+
+class _ForwardReports(UserCallback):
+    """Runs in Ray Train's controller: passes what the workers report on to the driver."""
+
+    def __init__(self, queue: Queue):
+        self.queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        rejected = [sample for worker in metrics for sample in worker["rejected"]]
+        steps = [
+            parts[0] | {"uids": [uid for part in parts for uid in part["uids"]]}
+            for parts in zip(*(worker["steps"] for worker in metrics), strict=True)
+        ]
+        told = metrics[0]["metrics"] | {name: value for worker in metrics for name, value in worker["load"].items()}
+        self.queue.put(GroupReport(metrics[0]["step"], told, rejected, steps, metrics[0]["queries"]))
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    # Ray Train's note about every report goes to the root logger, past the level that its own setting asks for.
+    logging.getLogger().setLevel(logging.WARNING)
+    with pulse(config["board"], ray.train.get_context().get_world_rank()) as beating:
+        # DeepSpeed takes seconds to import, and only the workers need it.
+        from cluster.worker import TrainWorker
+
+        TrainWorker(config["task"], beating).run(config["checkpoint"])
+
+
+def run_group(
+    task: TrainTask,
+    stream: ray.data.Dataset,
+    checkpoint: Checkpoint | None,
+    *,
+    num_workers: int,
+    use_gpu: bool,
+    on_report: OnReport,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Train with one group of ``num_workers`` from ``checkpoint`` on, until the stream ends or ``should_stop``.
+
+    A group that is asked to stop saves a checkpoint first. ``stream`` must start at the checkpoint.
+
+    Raises:
+        ray.train.TrainingFailedError: a worker failed, hung, or its node was lost.
+    """
+    in_order = ray.data.ExecutionOptions(preserve_order=True)
+    filesystem, root = fsspec.core.url_to_fs(task.run_url)
+    with _relay(on_report) as queue, open_board() as board:
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"task": task, "checkpoint": checkpoint, "board": board},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker=task.placement.worker_resources(use_gpu=use_gpu),
+            ),
+            run_config=RunConfig(
+                name="ray_train",
+                storage_path=root,
+                storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
+                # The next group may need another size: every failure ends this one.
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
+                callbacks=[_ForwardReports(queue)],
+                logging_config=LoggingConfig(log_level="CRITICAL"),
+                worker_runtime_env={} if use_gpu else {"env_vars": WITHOUT_GPU},
+            ),
+            datasets={BLOCKS: stream},
+            dataset_config=DataConfig(execution_options=in_order, enable_shard_locality=False),
+        )
+        # In a thread, which leaves signals to this one: Ray would take an interrupt for itself.
+        with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as pool:
+            training = pool.submit(trainer.fit)
+            watch = _Watch(board, hang_after_s=task.placement.hang_after_s, should_stop=should_stop)
+            while wait([training], timeout=WATCH_S).not_done:
+                watch.look()
+            training.result()
+
+
+class _Watch:
+    """What the driver does while a group works."""
+
+    def __init__(self, board: Any, *, hang_after_s: float, should_stop: Callable[[], bool]):
+        self._board, self._hang_after_s, self._should_stop = board, hang_after_s, should_stop
+        self._asked: Any = None
+        self._ended: set[int] = set()
+
+    def look(self) -> None:
+        """Pass on the wish to stop, and end the workers that hang: the group fails, and Ray cleans up."""
+        if self._asked is None and self._should_stop():
+            self._asked = self._board.ask_to_stop.remote()
+        beats: Any = ray.get(self._board.read.remote())
+        for rank, story in hanging(beats, bound_s=self._hang_after_s).items():
+            if rank not in self._ended:
+                logger.warning("%s: ending it, to start again from the newest checkpoint", story)
+                self._ended.add(rank)
+                ray.kill(beats[rank][1].actor)
+
+
+@contextlib.contextmanager
+def _relay(on_report: OnReport) -> Iterator[Queue]:
+    """A queue whose items reach ``on_report`` in a thread of the driver, all of them before the context ends."""
+    # On the driver's node: a queue on a node that may be taken away would take the reports with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    done = threading.Event()
+
+    def forward() -> None:
+        while True:
+            finishing = done.is_set()
+            try:
+                on_report(queue.get(timeout=0.5))
+            except Empty:
+                if finishing:
+                    return
+            except Exception:
+                # The thread must outlive a store that does not answer: later reports carry what this one did.
+                logger.exception("a report was not handled")
+
+    thread = threading.Thread(target=forward, name="reports", daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        done.set()
+        thread.join(timeout=30)
+        queue.shutdown()

@@ -1,0 +1,26 @@
+"""The files of a saved state, for readers that need no engine."""
+
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+WEIGHT = "weight"
+_STEP_MODULE = "model."
+"""What is trained is a ``TrainingStep``, which holds the model under this name."""
+
+
+def state_files(folder: Path) -> list[Path]:
+    """The shares of all workers; a value is under ``KIND/NAME`` in one of them."""
+    return sorted(folder.glob("state-*.safetensors"))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a saved state as the ``state_dict`` of its model."""
+    prefix = f"{WEIGHT}/{_STEP_MODULE}"
+    weights = {}
+    for path in state_files(folder):
+        with safe_open(path, framework="pt") as file:
+            names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118  # it is no dictionary
+            weights |= {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    return weights

@@ -1,0 +1,28 @@
+"""How many workers a cluster has room for."""
+
+import pytest
+
+from cluster.placement import Placement
+
+NODES = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0}]
+
+
+@pytest.mark.parametrize(
+    ("placement", "nodes", "use_gpu", "room"),
+    [
+        (Placement(num_workers=8), NODES, True, 4),
+        (Placement(num_workers=3), NODES, True, 3),
+        (Placement(num_workers=8, cpus_per_worker=3), NODES, True, 2),
+        (Placement(num_workers=99), NODES, False, 14),
+        (Placement(num_workers=99, decode_cpus=15), NODES, False, 1),
+        (Placement(num_workers=4, decode_cpus=8), NODES[:2], True, 0),
+        (Placement(num_workers=2), [], False, 0),
+    ],
+)
+def test_room_leaves_cpus_for_decoding(placement, nodes, use_gpu, room) -> None:
+    assert placement.room(nodes, use_gpu=use_gpu) == room
+
+
+def test_more_than_all_cannot_be_the_least() -> None:
+    with pytest.raises(ValueError, match=r"got min_workers=3, wanted 0 to num_workers=2"):
+        Placement(num_workers=2, min_workers=3)

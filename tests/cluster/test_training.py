@@ -1,0 +1,128 @@
+"""What follows on the end of a worker group, told from groups that only move the newest checkpoint."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from ray.train import WorkerGroupError
+
+from cluster import training
+from cluster.checkpoints import Checkpoint
+from cluster.meter import LossError
+from cluster.placement import Placement
+from cluster.training import StoppedError, run_training
+from fpig_core.schedule import Schedule
+
+SCHEDULE = Schedule(num_train=40, num_val=4, global_batch=4, epochs=1)
+Group = Callable[["Scene"], Any]
+
+
+@dataclasses.dataclass
+class Scene:
+    """A run whose groups are functions of the scene. ``rooms`` are told one after another, the last one for ever."""
+
+    placement: Placement
+    groups: list[Group]
+    rooms: list[int] = dataclasses.field(default_factory=lambda: [2])
+    schedule: Schedule = SCHEDULE
+    stopped: bool = False
+    newest: Checkpoint | None = None
+    starts: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    wants_stop: Callable[[], bool] = bool
+
+    @property
+    def checkpoints(self) -> "Scene":
+        return self
+
+    def newest_complete(self) -> Checkpoint | None:
+        return self.newest
+
+    def save(self, batch: int) -> None:
+        self.newest = Checkpoint(folder=f"batch-{batch}", batch=batch, best_val_r1=0.0, files={})
+
+    def room(self) -> int:
+        return self.rooms.pop(0) if len(self.rooms) > 1 else self.rooms[0]
+
+
+def play(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = iter(scene.groups)
+
+    def run_group(task: Any, stream: Any, checkpoint: Any, *, num_workers: int, should_stop: Any, **_: Any) -> None:
+        scene.starts.append((checkpoint.batch if checkpoint else 0, num_workers))
+        assert stream == scene.starts[-1]
+        scene.wants_stop = should_stop
+        next(groups)(scene)
+
+    monkeypatch.setattr(training, "run_group", run_group)
+    monkeypatch.setattr(training, "uses_gpus", lambda placement: False)
+    monkeypatch.setattr(training, "asking_for_nodes", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(training, "wait_for_room", lambda *_, **__: scene.room())
+    monkeypatch.setattr(training, "node_resources", lambda: [{"CPU": 99.0}])
+    task: Any = scene
+    make_stream: Any = lambda *start: start  # noqa: E731
+    run_training(task, make_stream, on_report=print, should_stop=lambda: scene.stopped)
+
+
+def to_the_end(scene: Scene) -> None:
+    scene.save(SCHEDULE.num_batches)
+
+
+def fails(*, after: int = 0, error: Exception | None = None) -> Group:
+    def group(scene: Scene) -> None:
+        if after:
+            scene.save(after)
+        raise WorkerGroupError("why", {1: error or RuntimeError("why")})
+
+    return group
+
+
+def test_a_group_follows_on_a_failure_from_the_newest_checkpoint_with_the_room_of_then(monkeypatch) -> None:
+    scene = Scene(Placement(num_workers=2, min_workers=1), [fails(after=3), fails(), to_the_end], rooms=[2, 1, 2])
+    play(scene, monkeypatch)
+    assert scene.starts == [(0, 2), (3, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("max_failures", [0, 2])
+def test_failures_count_between_checkpoints(monkeypatch, max_failures: int) -> None:
+    progress: Iterable[Group] = [fails(after=batch) for batch in range(1, 5)] if max_failures else []
+    scene = Scene(Placement(max_failures=max_failures), [*progress, *[fails()] * 9])
+    with pytest.raises(RuntimeError, match=rf"failed {max_failures + 1} times in a row .*max_failures={max_failures}"):
+        play(scene, monkeypatch)
+    assert len(scene.starts) == (4 + max_failures if max_failures else 1)
+
+
+def test_a_loss_that_is_no_number_is_not_tried_again(monkeypatch) -> None:
+    scene = Scene(Placement(), [fails(after=2, error=LossError("batch 3: loss nan"))])
+    with pytest.raises(RuntimeError, match="batch 3: loss nan"):
+        play(scene, monkeypatch)
+
+
+def test_who_is_asked_to_stop_stops_after_the_group(monkeypatch) -> None:
+    def stop(scene: Scene) -> None:
+        assert not scene.wants_stop()
+        scene.stopped = True
+        assert scene.wants_stop()
+        scene.save(4)
+
+    scene = Scene(Placement(), [stop])
+    with pytest.raises(StoppedError):
+        play(scene, monkeypatch)
+    assert scene.newest
+    assert scene.newest.batch == 4
+
+
+def test_a_smaller_group_makes_way_for_a_larger_one(monkeypatch) -> None:
+    def make_way(scene: Scene) -> None:
+        assert scene.wants_stop()
+        scene.save(5)
+
+    placement = Placement(num_workers=2, min_workers=1, grow_after_s=0)
+    scene = Scene(placement, [make_way, to_the_end], rooms=[1, 2])
+    play(scene, monkeypatch)
+    assert scene.starts == [(0, 1), (5, 2)]
+
+
+def test_the_last_step_may_be_done_by_a_group_that_failed_after_it(monkeypatch) -> None:
+    play(Scene(Placement(max_failures=0), [fails(after=SCHEDULE.num_batches)]), monkeypatch)
