@@ -5,7 +5,7 @@ Nothing is dropped in silence: each row that is left out, or kept with a doubt, 
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,13 +23,20 @@ PROBLEMS = {
     "empty_caption": "the caption is empty: the video is kept without it",
     "duplicate_row": "the same caption of the same video and segment again: left out",
     "several_splits": "the video is in more than one split: kept in each",
+    "duplicate_id": "the same video is listed again in its split: its captions are put together",
+    "no_caption": "the files tell no caption of the video: kept without",
+    "bad_caption": "the caption is no text: the video is kept without it",
+    "unknown_split": "the files put the video into a split that the data set does not have: left out",
     "bad_split": "the split's name is no plain word: left out",
     "missing_video": "there is no such video: left out",
     "unclear_video": "several videos fit the name: left out",
     "bad_suffix": "the video's suffix is not allowed: left out",
     "too_large": "the video is over the limit on bytes: left out",
 }
-KEPT = ("extra_fields", "empty_caption", "duplicate_row", "several_splits")
+KEPT = (
+    *("extra_fields", "empty_caption", "duplicate_row", "several_splits"),
+    *("duplicate_id", "no_caption", "bad_caption"),
+)
 """Problems that cost no sample."""
 NO_SPLIT = "all"
 
@@ -111,31 +118,56 @@ def read_caption_table(url: str, *, columns: Columns = Columns(), locations: boo
     records = [
         sample._replace(captions=tuple(caption for caption in told if caption)) for sample, told in captions_of.items()
     ]
-    problems += _leaks(records)
+    problems += find_leaks(records)
     return Annotations(records, problems)
 
 
-def match_videos(records: list[Record], names: list[str], *, by_end: bool = False) -> Annotations:
-    """Keep the records whose video is among ``names`` (paths relative to the folder), found with or without suffix.
+class VideoNames:
+    """The videos that lie somewhere, to be found by what a record calls them: with or without suffix.
 
-    Without suffix the only video is meant, else the only image, whatever lies beside it. With ``by_end`` the names are
-    locations, and a record may tell their last parts alone: ``day/a.mp4``, or ``a``, of ``s3://bucket/day/a.mp4``.
+    Without suffix the only video is meant, else the only image, whatever lies beside it. With ``by_end`` a record may
+    tell the last parts of a name alone: ``day/a.mp4``, or ``a``, of ``s3://bucket/day/a.mp4``.
     """
-    known = set(names)
-    by_stem: dict[str, list[str]] = {}
-    by_file: dict[str, list[str]] = {}
-    for name in names:
-        by_stem.setdefault(_stem(name), []).append(name)
-        if by_end:
-            by_file.setdefault(name.rpartition("/")[2], []).append(name)
-            by_file.setdefault(_stem(name.rpartition("/")[2]), []).append(name)
+
+    def __init__(self, names: Iterable[str], *, by_end: bool):
+        self._known = set(names)
+        self._by_stem: dict[str, list[str]] = {}
+        self._by_file: dict[str, list[str]] = {}
+        for name in sorted(self._known):
+            self._by_stem.setdefault(_stem(name), []).append(name)
+            if by_end:
+                file = name.rpartition("/")[2]
+                for key in dict.fromkeys((file, _stem(file))):
+                    self._by_file.setdefault(key, []).append(name)
+
+    def find(self, path: str) -> list[str]:
+        """The names that ``path`` can mean: one if it is clear."""
+        if path in self._known:
+            return [path]
+        found = _meant(self._by_stem.get(path, []))
+        if found or not self._by_file:
+            return found
+        tail, near = f"/{path}", self._by_file.get(path.rpartition("/")[2], [])
+        found = [name for name in near if f"/{name}".endswith(tail)]
+        return found or _meant([name for name in near if f"/{_stem(name)}".endswith(tail)])
+
+
+def match_videos(
+    records: list[Record],
+    names: Iterable[str],
+    *,
+    by_end: bool = False,
+    other_paths: Callable[[str], Iterable[str]] = lambda path: (),
+) -> Annotations:
+    """Keep the records whose video is among ``names``, as ``VideoNames`` finds them.
+
+    ``other_paths`` gives further paths to try, in order, for a record whose own finds nothing.
+    """
+    known = VideoNames(names, by_end=by_end)
     kept, problems = [], []
     for record in records:
-        found = [record.path] if record.path in known else _meant(by_stem.get(record.path, []))
-        if by_end and not found:
-            tail, near = f"/{record.path}", by_file.get(record.path.rpartition("/")[2], [])
-            found = [name for name in near if f"/{name}".endswith(tail)]
-            found = found or _meant([name for name in near if f"/{_stem(name)}".endswith(tail)])
+        tries = (found for path in (record.path, *other_paths(record.path)) if (found := known.find(path)))
+        found = next(tries, [])
         if len(found) == 1:
             kept.append(record._replace(path=found[0]))
         else:
@@ -190,7 +222,7 @@ def _check(
         return tell("bad_location", path)
     if not locations and (path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path or "\0" in path):
         return tell("outside_folder", path)
-    split = _word(fields.get(columns.split)) or NO_SPLIT
+    split = one_line(fields.get(columns.split)) or NO_SPLIT
     if not split.replace("-", "").replace("_", "").isalnum():
         return tell("bad_split", split)
     try:
@@ -202,18 +234,18 @@ def _check(
     if None in fields:
         tell("extra_fields", f"{path}: {fields[None]}")
     caption = fields.get(columns.caption)
-    captions = [_word(text) for text in caption] if isinstance(caption, list) else [_word(caption)]
-    video_id = _word(fields.get(columns.video_id)) or PurePosixPath(path).stem
+    captions = [one_line(text) for text in caption] if isinstance(caption, list) else [one_line(caption)]
+    video_id = one_line(fields.get(columns.video_id)) or PurePosixPath(path).stem
     return _Row(path, video_id, split, captions, start_s, end_s)
 
 
-def _word(value: Any) -> str:
-    """A field as one line of text."""
+def one_line(value: Any) -> str:
+    """A field as one line of text; None is empty."""
     return "" if value is None else " ".join(str(value).split())
 
 
 def _seconds(value: Any) -> float | None:
-    text = _word(value)
+    text = one_line(value)
     if not text:
         return None
     seconds = float(text)
@@ -222,7 +254,8 @@ def _seconds(value: Any) -> float | None:
     return seconds
 
 
-def _leaks(records: list[Record]) -> Iterator[Problem]:
+def find_leaks(records: Iterable[Record]) -> Iterator[Problem]:
+    """A problem for each video that is in several splits."""
     splits_of: dict[str, set[str]] = {}
     for record in records:
         splits_of.setdefault(record.path, set()).add(record.split)

@@ -1,6 +1,6 @@
 """What is to be written: records and where their videos lie, in a folder, in a list of locations or in the table."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def find_sources(
     list_column: str = "video",
     limits: VideoLimits = VideoLimits(),
 ) -> Found:
-    """Match captions and videos, and ask the size of every video that is to be written.
+    """Match a table of captions and videos, and ask the size of every video that is to be written.
 
     ``videos`` is a folder, or a table with a location (path or URL) in ``list_column`` of every row; without it the
     rows of ``captions`` tell the locations themselves. Without ``captions`` every video is a sample. Relative
@@ -54,21 +54,39 @@ def find_sources(
     """
     if not videos and not captions:
         raise ValueError("got neither videos nor captions; give a folder, a list of locations or a table")
-    is_folder = bool(videos) and not is_table(videos)
-    table = read_caption_table(captions, columns=columns, locations=not is_folder) if captions else Annotations([], [])
-    if is_folder:
-        listed = storage.list_stamps(videos)
-        stamps = {storage.relative(url, videos): stamp for url, stamp in listed.items()}
-        names = list(stamps)
-    else:
-        stamps = {}
-        names = _locations(videos, list_column) if videos else []
-    records, problems = table.records, list(table.problems)
-    if videos:
-        every = Annotations(uncaptioned(names), [])
-        records, unmatched = match_videos(records, names, by_end=not is_folder) if captions else every
+    table = read_caption_table(captions, columns=columns, locations=not is_folder(videos)) if captions else None
+    return match_sources(videos, table, told_by=captions, list_column=list_column, limits=limits)
+
+
+def match_sources(
+    videos: str,
+    annotations: Annotations | None,
+    *,
+    told_by: str,
+    by_end: bool = False,
+    other_paths: Callable[[str], Iterable[str]] = lambda path: (),
+    list_column: str = "video",
+    limits: VideoLimits = VideoLimits(),
+) -> Found:
+    """The same for annotations that were read before; None makes every video a sample. ``told_by``: where they stand.
+
+    ``by_end`` finds the videos of a folder by the last parts of their names, as it is always done in lists;
+    ``other_paths`` is that of ``match_videos``.
+
+    Raises:
+        ValueError: the list cannot be read, or nothing is left to write.
+    """
+    stamps: dict[str, tuple[int, str]] = {}
+    if is_folder(videos):
+        stamps = {storage.relative(url, videos): stamp for url, stamp in storage.list_stamps(videos).items()}
+    names = list(stamps) if is_folder(videos) else _locations(videos, list_column) if videos else []
+    records, problems = annotations or Annotations(uncaptioned(names), [])
+    num_told, problems = len(records), list(problems)
+    if videos and annotations:
+        by_end = by_end or not is_folder(videos)
+        records, unmatched = match_videos(records, names, by_end=by_end, other_paths=other_paths)
         problems += unmatched
-    if not is_folder:
+    if not is_folder(videos):
         stamps = _stat({record.path for record in records if suffix_of(record.path) in ALLOWED})
     sources = []
     for record in records:
@@ -76,16 +94,21 @@ def find_sources(
         if kind:
             problems.append(Problem(0, kind, "", record.path))
             continue
-        url = storage.join(videos, record.path) if is_folder else record.path
+        url = storage.join(videos, record.path) if is_folder(videos) else record.path
         sources.append(Source(record, storage.absolute(url), *stamps[record.path]))
     if not sources:
-        lost = f"{len(table.records)} records and {len(names)} files" if videos else f"{len(table.records)} records"
+        lost = f"{num_told} records" + (f" and {len(names)} files" if videos else "")
         raise ValueError(
-            f"got {lost} from {' and '.join(filter(None, (videos, captions)))}, and no video or image for any record; "
-            "check the folder or list, and the column of file names"
+            f"got {lost} from {' and '.join(filter(None, (videos, told_by)))}, and no video or image for any record; "
+            "check the folder or list, and the names of the files"
         )
     named = {record.path for record in records}
     return Found(sources, problems, sum(suffix_of(name) in ALLOWED for name in set(names) - named))
+
+
+def is_folder(videos: str) -> bool:
+    """Whether ``videos`` names a folder, and not a list."""
+    return bool(videos) and not is_table(videos)
 
 
 def suffix_of(path: str) -> str:

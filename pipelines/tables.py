@@ -34,7 +34,7 @@ def read_rows(url: str, *, required: str) -> Iterator[Mapping[Any, Any]]:
     except FileNotFoundError:
         raise ValueError(f"got no table at {url}; check the path") from None
     if suffix == ".txt":
-        yield from ({required: line.strip()} for line in _text(data, url).splitlines() if line.strip())
+        yield from ({required: line.strip()} for line in decode_text(data, url).splitlines() if line.strip())
         return
     try:
         for row in _READERS[suffix](data, url):
@@ -46,7 +46,12 @@ def read_rows(url: str, *, required: str) -> Iterator[Mapping[Any, Any]]:
         raise ValueError(f"got {url}, which is no sound {suffix} file: {error}") from None
 
 
-def _text(data: bytes, url: str) -> str:
+def decode_text(data: bytes, url: str) -> str:
+    """UTF-8 with or without a byte order mark.
+
+    Raises:
+        ValueError: something else, told with the ``url``.
+    """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,7 +59,7 @@ def _text(data: bytes, url: str) -> str:
 
 
 def _csv_rows(data: bytes, url: str) -> Iterator[Mapping[Any, Any]]:
-    text = _text(data, url)
+    text = decode_text(data, url)
     header = text.partition("\n")[0]
     delimiter = "\t" if url.lower().endswith(".tsv") else max(",\t;", key=header.count)
     csv.field_size_limit(_MAX_FIELD)
@@ -62,7 +67,7 @@ def _csv_rows(data: bytes, url: str) -> Iterator[Mapping[Any, Any]]:
 
 
 def _json_rows(data: bytes, url: str) -> Iterator[Mapping[Any, Any]]:
-    for number, line in enumerate(_text(data, url).split("\n"), start=1):
+    for number, line in enumerate(decode_text(data, url).split("\n"), start=1):
         if line.strip():
             row = json.loads(line)
             if not isinstance(row, dict):
