@@ -12,26 +12,26 @@ _MAX_SECONDS = 1e9
 def describe(text: Mapping[str, bytes]) -> dict[str, Any]:
     """video_id, captions and segment, from the json and txt members by suffix.
 
-    Captions are the list ``captions`` of the json and the lines of the txt. Without either it is the json's lone
-    ``caption``, as video2dataset and img2dataset write it.
+    Captions are the list ``captions`` of the json, as often as it has them, and the lines of the txt that are not among
+    them. Without either it is the json's lone ``caption``, as video2dataset and img2dataset write it.
 
     Raises:
         SampleError: ``bad_json``, ``bad_text`` or ``bad_segment``.
     """
     fields = _parse_json(text["json"]) if text.get("json") else {}
-    captions = _captions(fields, alone=not text.get("txt", b"").strip())
+    captions = [caption.strip() for caption in _captions(fields, alone=not text.get("txt", b"").strip())]
     if "txt" in text:
-        captions = captions + _utf8(text["txt"], "bad_text").splitlines()
+        lines = dict.fromkeys(line.strip() for line in _utf8(text["txt"], "bad_text").splitlines())
+        captions += [line for line in lines if line not in captions]
     start_s, end_s = _seconds(fields, "start_s"), _seconds(fields, "end_s")
     if end_s is not None and end_s <= (start_s or 0.0):
         raise SampleError("bad_segment", f"{start_s} to {end_s}")
     video_id = fields.get("video_id", "")
     if not isinstance(video_id, (str, int)):
         raise SampleError("bad_json", "video_id is no text")
-    told = dict.fromkeys(caption.strip() for caption in captions)
     return {
         "video_id": printable(str(video_id)),
-        "captions": [printable(caption) for caption in told if caption],
+        "captions": [printable(caption) for caption in captions if caption],
         "start_s": start_s,
         "end_s": end_s,
     }

@@ -10,7 +10,7 @@ PREFIX = "v_"
 
 
 def read(folder: Folder) -> Iterator[Entry]:
-    """``train_ids.json``, ``val_ids.json``: lists of ``v_xxx``; ``train.json``, ``val_1.json`` = ``{v_xxx: {sentences}}``.
+    """Lists of ids ``v_xxx`` in ``{train,val}_ids.json``; ``train.json``, ``val_1.json`` = ``{v_xxx: {sentences}}``.
 
     The file of ``v_xxx`` is called ``xxx``; ``other_names`` has the other name.
     """

@@ -1,6 +1,7 @@
 """A folder of annotation files from outside: read with limits, and refused with what was expected."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,13 +80,22 @@ class Folder:
 
     def _parse(self, text: str, name: str, got: str) -> Any:
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise self.refuse(name, f"{got} ({error})", "a file as it was published") from None
 
     def _refuse(self, got: str) -> None:
         there = ", ".join(self.names[:8]) + (", …" if len(self.names) > 8 else "")
         raise ValueError(f"got {got} in {self.url}, which holds {there}; the layout {self.layout} wants {self.wanted}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: the last of two would push out the first without a word."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice[:60]!r} twice in one object")
+    return value
 
 
 def kind_of(value: Any) -> str:

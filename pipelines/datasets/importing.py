@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pipelines.annotations import Annotations, Problem, Record, find_leaks, one_line
-from pipelines.datasets.catalogue import LAYOUTS, Dataset
+from pipelines.datasets.catalogue import LAYOUTS, Dataset, choose
 from pipelines.datasets.entries import Entry
 from pipelines.datasets.folder import Folder
 
@@ -20,32 +20,35 @@ _FOREIGN_SUFFIXES = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Imported:
     """Records before their videos are looked for. ``num_videos`` and ``num_captions`` are by split as the files have
-    them, before any were held out; ``layout`` is the name of the one that was read.
+    them, before any were held out.
     """
 
-    annotations: Annotations
+    name: str
     layout: str
+    dataset: Dataset
+    annotations: Annotations
     num_videos: Mapping[str, int]
     num_captions: Mapping[str, int]
     num_held_out: int
 
 
 def read_dataset(
-    dataset: Dataset,
+    name: str,
     url: str,
     *,
-    layout: str,
+    layout: str = "",
     split_files: Mapping[str, str] | None = None,
     num_held_out: int | None = None,
 ) -> Imported:
-    """Read the annotations of a data set from a folder or URL.
+    """Read the annotations of a data set of the catalogue from a folder or URL, in its usual layout if none is named.
 
     Without a validation split ``num_held_out`` training videos become one (None: as many as the data set says), those
     whose ids have the smallest digests: the same ones whatever the order of the files.
 
     Raises:
-        ValueError: files are missing, or hold something else than the layout says.
+        ValueError: an unknown data set or layout; files that are missing, or hold something else than the layout says.
     """
+    dataset, layout = choose(name, layout)
     chosen = LAYOUTS[layout]
     if split_files and not chosen.is_per_split:
         raise ValueError(f"got --split-files for the layout {layout}, whose files have fixed names: {chosen.files}")
@@ -54,7 +57,7 @@ def read_dataset(
     if not records:
         raise ValueError(f"got no video in the files under {url}, wanted {chosen.files}")
     num_videos = Counter(record.split for record in records)
-    num_captions = Counter({split: 0 for split in num_videos})
+    num_captions = Counter(dict.fromkeys(num_videos, 0))
     for record in records:
         num_captions[record.split] += len(record.captions)
     if num_held_out is None:
@@ -64,8 +67,10 @@ def read_dataset(
     records = hold_out(records, num_held_out)
     problems += find_leaks(records)
     return Imported(
-        annotations=Annotations(records, problems),
+        name=name,
         layout=layout,
+        dataset=dataset,
+        annotations=Annotations(records, problems),
         num_videos=num_videos,
         num_captions=num_captions,
         num_held_out=num_held_out,

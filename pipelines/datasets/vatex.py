@@ -11,7 +11,7 @@ CAPTIONS = "ref_captions.json"
 
 
 def read_lists(folder: Folder) -> Iterator[Entry]:
-    """``{split}_list.txt`` with an id a line, validation if it is there; ``ref_captions.json`` = ``{id: [sentence]}``."""
+    """``{split}_list.txt`` with an id a line, ``val`` if it is there; ``ref_captions.json`` = ``{id: [sentence]}``."""
     folder.require(CAPTIONS, "train_list.txt", "test_list.txt")
     captions = _captions(folder)
     for split in ("train", "val", "test"):
