@@ -261,4 +261,4 @@ def find_leaks(records: Iterable[Record]) -> Iterator[Problem]:
         splits_of.setdefault(record.path, set()).add(record.split)
     for path, splits in splits_of.items():
         if len(splits) > 1:
-            yield Problem(0, "several_splits", f"{path}: {', '.join(sorted(splits))}")
+            yield Problem(0, "several_splits", ", ".join(sorted(splits)), path)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipelines.datasets.entries import Entry, gather
+from pipelines.datasets.entries import Entry, gather, listed
 from pipelines.datasets.folder import Folder, kind_of
 
 FILES = {"train": ("train_ids.json", "train.json"), "test": ("val_ids.json", "val_1.json")}
@@ -25,8 +25,8 @@ def read(folder: Folder) -> Iterator[Entry]:
             if not isinstance(video, dict) or not isinstance(video.get("sentences"), list):
                 raise folder.refuse(captions, f"{kind_of(video)} for {video_id}", "an object with a list 'sentences'")
         sentences = gather((video_id.strip(), video["sentences"]) for video_id, video in told.items())
-        for video_id in (video_id.strip() for video_id in video_ids):
-            yield Entry(split, video_id, video_id.removeprefix(PREFIX), sentences.get(video_id, []))
+        stripped = (video_id.strip() for video_id in video_ids)
+        yield from listed(split, stripped, sentences, name_of=lambda video_id: video_id.removeprefix(PREFIX))
 
 
 def other_names(name: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipelines.datasets.entries import Entry, gather
+from pipelines.datasets.entries import Entry, gather, listed
 from pipelines.datasets.folder import Folder, kind_of
 
 SPLITS = ("train", "val", "test")
@@ -25,5 +25,4 @@ def read(folder: Folder) -> Iterator[Entry]:
             if not isinstance(moment, dict) or not {"video", "description"} <= moment.keys():
                 raise folder.refuse(name, kind_of(moment), wanted)
         captions = gather((str(moment["video"]).strip(), [moment["description"]]) for moment in told)
-        for video in folder.lines(f"{split}_list.txt"):
-            yield Entry(split, video, video, captions.get(video, []))
+        yield from listed(split, folder.lines(f"{split}_list.txt"), captions)

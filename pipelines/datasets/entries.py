@@ -1,6 +1,6 @@
 """What annotation files tell, before it is cleaned and matched with videos."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 
@@ -21,7 +21,15 @@ def gather(rows: Iterable[tuple[str, list[Any]]]) -> dict[str, list[Any]]:
     return told
 
 
-def listed(split: str, video_ids: Iterable[str], captions: dict[str, list[Any]]) -> Iterator[Entry]:
-    """The entries of a split that is a list of ids; an id that stands there twice gives two."""
+def listed(
+    split: str,
+    video_ids: Iterable[str],
+    captions: dict[str, list[Any]],
+    *,
+    name_of: Callable[[str], str] = lambda video_id: video_id,
+) -> Iterator[Entry]:
+    """The entries of a split that is a list of ids; one that stands there again has no captions of its own."""
+    seen: set[str] = set()
     for video_id in video_ids:
-        yield Entry(split, video_id, video_id, captions.get(video_id, []))
+        yield Entry(split, video_id, name_of(video_id), [] if video_id in seen else captions.get(video_id, []))
+        seen.add(video_id)

@@ -42,8 +42,8 @@ def read_dataset(
 ) -> Imported:
     """Read the annotations of a data set of the catalogue from a folder or URL, in its usual layout if none is named.
 
-    Without a validation split ``num_held_out`` training videos become one (None: as many as the data set says), those
-    whose ids have the smallest digests: the same ones whatever the order of the files.
+    Without a validation split ``num_held_out`` training videos become one, those whose ids have the smallest digests:
+    the same ones whatever the order of the files. None: as many as the data set says, a tenth of few.
 
     Raises:
         ValueError: an unknown data set or layout; files that are missing, or hold something else than the layout says.
@@ -61,7 +61,7 @@ def read_dataset(
     for record in records:
         num_captions[record.split] += len(record.captions)
     if num_held_out is None:
-        num_held_out = 0 if "val" in num_videos else dataset.num_held_out
+        num_held_out = 0 if "val" in num_videos else min(dataset.num_held_out, num_videos["train"] // 10)
     if num_held_out and "val" in num_videos:
         raise ValueError(f"got --hold-out {num_held_out}, but the files have a validation split of {num_videos['val']}")
     records = hold_out(records, num_held_out)

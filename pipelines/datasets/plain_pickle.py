@@ -21,7 +21,6 @@ _LITERALS = {
 }
 _NOTHING = {"PROTO", "FRAME", "STOP"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_MARK = object()
 
 
 class UnsafePickleError(Exception):
@@ -46,14 +45,15 @@ def load_plain(data: bytes) -> Any:
                 )
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UnsafePickleError(f"damaged bytes ({type(error).__name__}: {error})") from None
-    if len(machine.stack) != 1:
-        raise UnsafePickleError(f"{len(machine.stack)} values, wanted one")
+    if machine.below or len(machine.stack) != 1:
+        raise UnsafePickleError(f"{len(machine.stack)} values and {len(machine.below)} open marks, wanted one value")
     return machine.stack[0]
 
 
 class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
+        self.below: list[list[Any]] = []  # what lies under each open mark
         self.memo: dict[int, Any] = {}
 
     def run(self, name: str, argument: Any) -> bool:
@@ -68,26 +68,27 @@ class _Machine:
         elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
             self.memo[argument] = stack[-1]
         elif name == "MARK":
-            stack.append(_MARK)
+            self.below.append(stack)
+            self.stack = []
         elif name in _EMPTY:
             stack.append(_EMPTY[name]())
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
         elif name in ("APPEND", "APPENDS"):
             values = self._marked() if name == "APPENDS" else [stack.pop()]
-            _top(stack, list).extend(values)
+            _top(self.stack, list).extend(values)
         elif name in ("SETITEM", "SETITEMS"):
             values = self._marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _top(stack, dict).update(_pairs(values))
+            _top(self.stack, dict).update(_pairs(values))
         elif name == "ADDITEMS":
             values = self._marked()
-            _top(stack, set).update(values)
+            _top(self.stack, set).update(values)
         elif name in ("LIST", "TUPLE"):
             values = self._marked()
-            stack.append(values if name == "LIST" else tuple(values))
+            self.stack.append(values if name == "LIST" else tuple(values))
         elif name == "DICT":
             values = self._marked()
-            stack.append(dict(_pairs(values)))
+            self.stack.append(dict(_pairs(values)))
         elif name in _TUPLES:
             values = [stack.pop() for _ in range(_TUPLES[name])]
             stack.append(tuple(reversed(values)))
@@ -96,11 +97,8 @@ class _Machine:
         return True
 
     def _marked(self) -> list[Any]:
-        """Take the values down to the last mark."""
-        values: list[Any] = []
-        while (value := self.stack.pop()) is not _MARK:
-            values.append(value)
-        values.reverse()
+        """Take the values above the last mark, and the mark."""
+        values, self.stack = self.stack, self.below.pop()
         return values
 
 
