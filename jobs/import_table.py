@@ -15,7 +15,7 @@ def import_table(found: Consistency) -> Table:
     table.add_column("remark", overflow="fold")
     for split in found.splits:
         counts = (split.num_videos, split.published_videos, split.num_captions, split.published_captions)
-        cells = ("–" if count is None else f"{count:,}" for count in (*counts, split.num_written))
+        cells = ("–" if count is None else f"{count:,}" for count in (*counts, split.num_to_write))
         table.add_row(split.split, *cells, plain(split.note))
     faults = {
         "captions without video": found.captions_without_video,

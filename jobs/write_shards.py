@@ -143,7 +143,7 @@ def find(args: Args, imported: Imported | None) -> Found:
 def dry_run(args: Args, imported: Imported | None, *, budget: float) -> Report:
     """What would be written, from annotations, and from the names of the videos if they are given."""
     num_unnamed = 0
-    if args.videos:
+    if args.videos or not (imported or args.captions):
         found = find(args, imported)
         records, problems, num_unnamed = [source.record for source in found.sources], found.problems, found.num_unnamed
     elif imported:

@@ -23,6 +23,7 @@ PROBLEMS = {
     "empty_caption": "the caption is empty: the video is kept without it",
     "duplicate_row": "the same caption of the same video and segment again: left out",
     "several_splits": "the video is in more than one split: kept in each",
+    "shared_id": "another video has the same video_id: both are kept",
     "duplicate_id": "the same video is listed again in its split: its captions are put together",
     "no_caption": "the files tell no caption of the video: kept without",
     "bad_caption": "the caption is no text: the video is kept without it",
@@ -35,7 +36,7 @@ PROBLEMS = {
 }
 KEPT = (
     *("extra_fields", "empty_caption", "duplicate_row", "several_splits"),
-    *("duplicate_id", "no_caption", "bad_caption"),
+    *("shared_id", "duplicate_id", "no_caption", "bad_caption"),
 )
 """Problems that cost no sample."""
 NO_SPLIT = "all"
@@ -103,10 +104,13 @@ def read_caption_table(url: str, *, columns: Columns = Columns(), locations: boo
     """
     problems: list[Problem] = []
     captions_of: dict[Record, dict[str, None]] = {}
+    path_of: dict[str, str] = {}
     for number, fields in enumerate(read_rows(url, required=columns.video), start=1):
         row = _check(number, fields, columns, problems, locations=locations)
         if row is None:
             continue
+        if one_line(fields.get(columns.video_id)) and (other := path_of.setdefault(row.video_id, row.path)) != row.path:
+            problems.append(Problem(number, "shared_id", f"{row.video_id} is that of {other}", row.path))
         sample = Record(row.path, row.video_id, row.split, (), row.start_s, row.end_s)
         told = captions_of.setdefault(sample, {})
         for caption in row.captions:

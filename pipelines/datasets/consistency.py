@@ -19,7 +19,7 @@ DATASET_NAME = "_DATASET.json"
 class SplitReport:
     """One split: as the annotation files have it, as published (None: nobody tells), and as it is written.
 
-    ``num_written`` are the videos with a file, or all of them if nobody looked for files; held-out videos count where
+    ``num_to_write`` are the videos with a file, or all of them if nobody looked for files; held-out videos count where
     they went. ``note`` says what does not fit.
     """
 
@@ -28,7 +28,7 @@ class SplitReport:
     num_captions: int
     published_videos: int | None
     published_captions: int | None
-    num_written: int
+    num_to_write: int
     note: str
 
 
@@ -66,7 +66,7 @@ def compare(
         queries=PROTOCOLS[dataset.protocol],
         num_held_out=imported.num_held_out,
         splits=[
-            _split(split, dataset.published.get(split, Count()), imported, num_written=written[split])
+            _split(split, dataset.published.get(split, Count()), imported, num_to_write=written[split])
             for split in SPLITS
             if split in dataset.published or imported.num_videos.get(split) or written[split]
         ],
@@ -82,12 +82,12 @@ def write_marks(consistency: Consistency, out_url: str) -> None:
     """Write ``_DATASET.json`` beside the shards of every split that holds any."""
     told = {name: value for name, value in consistency.as_dict().items() if name != "splits"}
     for split in consistency.splits:
-        if split.num_written:
+        if split.num_to_write:
             mark = json.dumps(told | dataclasses.asdict(split), indent=1, sort_keys=True) + "\n"
             storage.write_bytes(storage.join(out_url, split.split, DATASET_NAME), mark.encode())
 
 
-def _split(split: str, published: Count, imported: Imported, *, num_written: int) -> SplitReport:
+def _split(split: str, published: Count, imported: Imported, *, num_to_write: int) -> SplitReport:
     num_videos, num_captions = imported.num_videos.get(split, 0), imported.num_captions.get(split, 0)
     notes = [
         f"{abs(found - wanted)} {what} {'missing' if found < wanted else 'more than published'}"
@@ -107,6 +107,6 @@ def _split(split: str, published: Count, imported: Imported, *, num_written: int
         num_captions=num_captions,
         published_videos=published.videos,
         published_captions=published.captions,
-        num_written=num_written,
+        num_to_write=num_to_write,
         note="; ".join(notes),
     )

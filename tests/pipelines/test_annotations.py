@@ -84,6 +84,39 @@ def test_every_oddity_is_told(tmp_path, line, kind, kept):
     assert (len(table.records) == 2) == (kept and kind != "duplicate_row")
 
 
+def test_two_videos_of_one_id_are_told_and_kept(tmp_path):
+    table = read_text(tmp_path, "video,caption,video_id\na.mp4,x,A\nb.mp4,y,A\na.mp4,z,A\nd/c.mp4,v,\ne/c.mp4,w,\n")
+    assert [(problem.kind, problem.row, problem.video) for problem in table.problems] == [("shared_id", 2, "b.mp4")]
+    assert [record.path for record in table.records] == ["a.mp4", "b.mp4", "d/c.mp4", "e/c.mp4"]
+
+
+def test_every_row_of_a_wild_table_is_imported_or_told(tmp_path):
+    rows = [
+        ("a.mp4", 'quotes "inside", and a comma', "train"),
+        ("a.mp4", "a tab\tand a\nnew line", "train"),
+        ("b.mp4", "כלב רץ בגינה 🐕‍🦺", "train"),
+        ("b.mp4", "", "test"),
+        ("../c.mp4", "outside", "test"),
+        ("b.mp4", "כלב רץ בגינה 🐕‍🦺", "train"),
+        ("", "no name", "test"),
+    ]
+    quoted = "".join(",".join('"' + field.replace('"', '""') + '"' for field in row) + "\r\n" for row in rows)
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + f"video,caption,split\r\n{quoted}".encode())
+    table = read_caption_table(str(tmp_path / "t.csv"))
+    assert [(record.path, record.split, record.captions) for record in table.records] == [
+        ("a.mp4", "train", ('quotes "inside", and a comma', "a tab and a new line")),
+        ("b.mp4", "train", ("כלב רץ בגינה 🐕‍🦺",)),
+        ("b.mp4", "test", ()),
+    ]
+    assert [(problem.kind, problem.row) for problem in table.problems] == [
+        ("empty_caption", 4),
+        ("outside_folder", 5),
+        ("duplicate_row", 6),
+        ("no_video_name", 7),
+        ("several_splits", 0),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

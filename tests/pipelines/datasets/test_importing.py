@@ -8,6 +8,7 @@ import pytest
 
 from pipelines import storage
 from pipelines.datasets.catalogue import DATASETS, LAYOUTS
+from pipelines.datasets.consistency import compare
 from pipelines.datasets.importing import hold_out, read_dataset
 from tests import annotation_files
 from tests.annotation_files import LAYOUTS as WRITERS
@@ -40,11 +41,12 @@ def test_every_layout_belongs_to_a_data_set():
 
 
 def test_published_counts_are_met_by_files_of_that_size(tmp_path):
-    published = DATASETS["activitynet"].published
-    annotation_files.activitynet(tmp_path, train=published["train"].videos, test=published["test"].videos, captions=1)
-    imported = read_dataset("activitynet", str(tmp_path))
-    for split, count in published.items():
-        assert (imported.num_videos[split], imported.num_captions[split]) == count
+    published = DATASETS["msvd"].published
+    annotation_files.msvd(tmp_path, **{split: count.videos for split, count in published.items()}, captions=1)
+    imported = read_dataset("msvd", str(tmp_path))
+    assert imported.num_videos == {split: count.videos for split, count in published.items()}
+    found = compare(imported, records=imported.annotations.records, problems=[], num_unnamed=0)
+    assert [split.note for split in found.splits] == ["", "", ""]
 
 
 @pytest.mark.slow
@@ -53,8 +55,12 @@ def test_msrvtt_1k_at_full_size(tmp_path):
     imported = read_dataset("msrvtt-1k", str(tmp_path))
     assert imported.num_videos == {"train": 9_000, "test": 1_000}
     assert imported.num_captions == {"train": 180_000, "test": 1_000}
-    splits = [record.split for record in imported.annotations.records]
-    assert {split: splits.count(split) for split in set(splits)} == {"train": 8_500, "val": 500, "test": 1_000}
+    found = compare(imported, records=imported.annotations.records, problems=[], num_unnamed=0)
+    assert [(split.split, split.num_to_write, split.note) for split in found.splits] == [
+        ("train", 8_500, "500 moved to val"),
+        ("val", 500, "500 held out of train"),
+        ("test", 1_000, ""),
+    ]
 
 
 def kinds(imported):
@@ -116,7 +122,7 @@ def test_lsmdc_with_a_header_empty_sentences_and_no_quoting(tmp_path):
     assert captions_of(imported)["val"] == {"a_00.00.01.000": ['"He runs, and says "no'], "b": []}
     assert kinds(imported) == [("empty_caption", "b"), ("no_caption", "b")]
     path.write_text("a\tb\n")
-    with pytest.raises(ValueError, match="got 2 columns on line 1 .* wanted 6, with tabs"):
+    with pytest.raises(ValueError, match=r"got 2 columns on line 1 .* wanted 6, with tabs"):
         read_dataset("lsmdc", str(tmp_path))
 
 
@@ -186,7 +192,7 @@ def test_a_layout_is_declared_and_never_guessed(tmp_path):
     assert read_dataset("vatex", str(tmp_path), layout="vatex-tables").annotations.records
     with pytest.raises(ValueError, match=r"wanted one of didemo .*jsonl"):
         read_dataset("didemo", str(tmp_path), layout="vatex-tables")
-    with pytest.raises(ValueError, match="wanted one of msrvtt-1k, .*--captions takes your own table"):
+    with pytest.raises(ValueError, match=r"wanted one of msrvtt-1k, .*--captions takes your own table"):
         read_dataset("msrvtt", str(tmp_path))
     with pytest.raises(ValueError, match="got no files under"):
         read_dataset("msvd", str(tmp_path / "nowhere"))
@@ -218,7 +224,7 @@ def test_a_pickle_that_runs_code_is_refused_before_it_does(tmp_path):
             return os.mkdir, (str(canary),)
 
     (tmp_path / "raw-captions.pkl").write_bytes(pickle.dumps({"a": [[Evil()]]}))
-    with pytest.raises(ValueError, match="STACK_GLOBAL.*nothing of it was run"):
+    with pytest.raises(ValueError, match=r"STACK_GLOBAL.*nothing of it was run"):
         read_dataset("msvd", str(tmp_path))
     assert not canary.exists()
 

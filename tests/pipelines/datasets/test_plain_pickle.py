@@ -1,7 +1,9 @@
 import collections
+import contextlib
 import datetime
 import functools
 import pickle
+import pickletools
 import struct
 
 import pytest
@@ -24,18 +26,19 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(VALUES, st.integers(2, pickle.HIGHEST_PROTOCOL))
 def test_plain_values_come_back(value, protocol):
-    try:
-        assert load_plain(pickle.dumps(value, protocol=protocol)) == value
-    except UnsafePickleError as error:
+    data = pickle.dumps(value, protocol=protocol)
+    if protocol < 4 and any(opcode.name == "GLOBAL" for opcode, *_ in pickletools.genops(data)):
         # Before protocol 4 sets, and before 3 bytes, are calls of their classes.
-        assert protocol < 4  # noqa: PT017
-        assert "GLOBAL" in str(error)  # noqa: PT017
+        with pytest.raises(UnsafePickleError, match="GLOBAL"):
+            load_plain(data)
+    else:
+        assert load_plain(data) == value
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(st.dictionaries(st.text(), st.lists(st.lists(st.text() | st.integers() | st.floats(allow_nan=False)))))
 def test_captions_come_back_from_every_protocol(value):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -96,10 +99,8 @@ def test_damaged_and_wicked_bytes_are_refused(data):
 @settings(max_examples=50)
 @given(st.binary(max_size=60))
 def test_any_bytes_give_a_value_or_a_refusal(data):
-    try:
+    with contextlib.suppress(UnsafePickleError):
         load_plain(data)
-    except UnsafePickleError:
-        pass
 
 
 def test_a_number_of_the_memo_asks_for_no_memory():
@@ -107,11 +108,11 @@ def test_a_number_of_the_memo_asks_for_no_memory():
 
 
 def test_deep_nesting_and_long_programs(monkeypatch):
-    deep = load_plain(b"]" * 200_000 + b"a" * 199_999 + b".")
+    deep = load_plain(b"]" * 20_000 + b"a" * 19_999 + b".")
     depth = 0
     while deep:
         (deep,), depth = deep, depth + 1
-    assert depth == 199_999
+    assert depth == 19_999
     monkeypatch.setattr("pipelines.datasets.plain_pickle.MAX_OPCODES", 10)
     with pytest.raises(UnsafePickleError, match="more than 10"):
         load_plain(b"]" * 20 + b".")
