@@ -16,8 +16,10 @@ REMEDIES = {
     # members that do not lie as others expect
     "scattered": "nothing for use here; for other readers write the members of a sample one after the other",
     "mixed_case": "give the members of one sample exactly the same name before the dot",
+    "not_in_tar": "download the shard again: the table beside it names samples that it lost",
     # samples, from the shard alone
     "no_video": "add the video, or remove the text; look for a name that differs in upper and lower case",
+    "not_downloaded": "download it again if the reason may pass; else nothing: the video is gone",
     "many_videos": "keep one video (or one image) for each key",
     "empty_video": "write the video again, or leave the sample out",
     "bad_json": 'write an object such as {"captions": ["…"], "video_id": "…"} in UTF-8',

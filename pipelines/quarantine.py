@@ -6,6 +6,7 @@ OK = "ok"
 STAGES = {
     "index": {
         "no_video": "the sample has captions but neither a video nor an image",
+        "not_downloaded": "the program that made the shard could not download the video",
         "many_videos": "the sample has more than one video, or no video and more than one image",
         "empty_video": "the video or image holds no bytes",
         "bad_json": "the json member is not the expected object",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pipelines.bytesource import ByteSource
 from pipelines.describe import describe, printable
+from pipelines.downloads import failed_download
 from pipelines.manifest import sample_uid
 from pipelines.quarantine import OK, SampleError
 from pipelines.suffixes import FRAMES_SUFFIX, IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -66,6 +67,8 @@ class Sample:
         except SampleError as error:
             self.reject(error.code, error.detail)
             fields = {"video_id": "", "captions": [], "start_s": None, "end_s": None}
+        if not suffix and (failure := failed_download(self.text)):
+            self.reject("not_downloaded", printable(failure))
         if not suffix:
             self.reject("no_video", f"members: {', '.join(sorted(self.text))}")
         name = self.key.rpartition("/")[2]
@@ -87,6 +90,7 @@ class Sample:
 
 NOTES = {
     "scattered": "members of one sample with others between them: readers that go by order cut the sample in two",
+    "not_in_tar": "samples that the parquet beside the shard calls downloaded, and that the shard does not hold",
     "mixed_case": "two keys that differ in upper and lower case only: perhaps one sample, cut in two",
 }
 

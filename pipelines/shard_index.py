@@ -7,11 +7,12 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.bytesource import RangeSource, StreamSource
+from pipelines.downloads import absent_downloads
 from pipelines.guarded import probe_guarded
 from pipelines.manifest import MANIFEST_SCHEMA, PROBED_SCHEMA, shard_digest
 from pipelines.probe import Probe
 from pipelines.quarantine import OK
-from pipelines.samples import Found, collect_samples
+from pipelines.samples import Found, Note, collect_samples
 from pipelines.shard_state import ShardState, Stamp
 
 
@@ -31,6 +32,8 @@ def index_shard(root_url: str, shard: str, stamp: Stamp, *, with_digests: bool, 
     url = storage.join(root_url, shard)
     found = read_samples(url, num_bytes=stamp.num_bytes, with_digests=with_digests)
     rows = [sample.row(shard, stamp.num_bytes) for sample in found.samples]
+    absent = absent_downloads(url, (sample.key for sample in found.samples))
+    notes = (*found.notes, *([Note("not_in_tar", len(absent), absent[0])] if absent else ()))
     if with_probes:
         rows = [row | _probe(url, row)._asdict() for row in rows]
     table = pa.Table.from_pylist(rows, schema=PROBED_SCHEMA if with_probes else MANIFEST_SCHEMA)
@@ -43,7 +46,7 @@ def index_shard(root_url: str, shard: str, stamp: Stamp, *, with_digests: bool, 
         rows_digest=shard_digest(table),
         with_digests=with_digests,
         with_probes=with_probes,
-        notes=tuple(found.notes),
+        notes=notes,
         damage=found.damage.code if found.damage else "",
         detail=found.damage.detail if found.damage else "",
     )

@@ -53,6 +53,31 @@ def test_video2dataset_shards_as_they_lie(tmp_path):
     assert (report.bad_shards, report.notes, report.num_ignored) == ([], [], 0)
 
 
+def test_failed_downloads_of_video2dataset_say_why(tmp_path):
+    gone = "ERROR: [youtube] abc: Video unavailable"
+    members = [
+        *(("0.mp4", b"1"), ("0.txt", b"a dog"), ("0.json", v2d_meta("0", "a dog"))),
+        *(("1.txt", b"a cat"), ("1.json", v2d_meta("1", "a cat", status="failed_to_download", error_message=gone))),
+        *(("2.txt", b"a cow"), ("2.json", v2d_meta("2", "a cow", status="failed_to_subsample"))),
+        *(("3.txt", b"a pig"), ("3.json", v2d_meta("3", "a pig"))),
+    ]
+    (tmp_path / "00000.tar").write_bytes(make_tar(members))
+    keys, failed = ["0", "1", "2", "3", "4", "5", "6"], {1: "failed_to_download", 2: "failed_to_subsample", 6: "failed"}
+    status = [failed.get(number, "success") for number in range(7)]
+    table = pa.table({"key": keys, "status": status, "error_message": [None] * 7})
+    pq.write_table(table, tmp_path / "00000.parquet")
+    report = index_shards(str(tmp_path))
+    assert report.reasons == {"no_video": 1, "not_downloaded": 2}
+    assert {key: row["reason"] for key, row in rows_of(tmp_path).items() if row["status"] == "not_downloaded"} == {
+        "1": f"failed_to_download: {gone}",
+        "2": "failed_to_subsample: no message",
+    }
+    assert [(note.code, note.count, note.example) for note in report.notes] == [("not_in_tar", 2, "4")]
+    (tmp_path / "00000.parquet").write_bytes(b"PAR1")
+    (tmp_path / "00000.tar").write_bytes(make_tar(members[:3]))
+    assert index_shards(str(tmp_path)).notes == []
+
+
 def test_plain_webdataset_shards(tmp_path):
     video = os.urandom(3000)
     with TarWriter(str(tmp_path / "a.tar")) as sink:
