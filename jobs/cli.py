@@ -37,6 +37,7 @@ JOBS = {
     "cache_frames": "decode the videos of a manifest once, for training that visits them often",
     "inspect_shard": "show the samples of one shard, what is wrong with them and what to do",
     "pretrain_clip": "train the small CLIP that the demo starts from",
+    "recipes": "list the named experiments, with the origin of every hyper-parameter",
     "train": "train a retrieval model on a Ray cluster",
     "export": "turn a checkpoint of a training into a model bundle",
     "embed_corpus": "embed every video of a manifest, exactly once",

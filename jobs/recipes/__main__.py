@@ -1,0 +1,5 @@
+"""``python -m jobs.recipes``."""
+
+from jobs.recipes.listing import cli
+
+cli()
