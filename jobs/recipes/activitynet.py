@@ -23,7 +23,7 @@ RECIPES: dict[str, Recipe] = recipes_of(
     dataset="activitynet",
     changes={
         "fpig-b32": _VIP,
-        "fpig-b16": _VIP,
+        "fpig-b16": _VIP | inferred(CLIP_VIP, {"global_batch": 64}),
         "two-tower-b32": as_fpig(_VIP),
         "clip4clip-b32": FAMILIES["clip4clip-b32"].values | published(CLIP4CLIP, {**_LONG, "epochs": PASSES}),
         "eercf-b32": inferred(CLIP4CLIP, {**_LONG, "epochs": PASSES})

@@ -15,7 +15,7 @@ CLIP4CLIP = "CLIP4Clip, README and main_task_retrieval.py (github.com/ArrowLuo/C
 EERCF = "EERCF, scripts/run_fineclip_msrvtt_vit32.sh and main_eercf.py (github.com/adxcreative/EERCF)"
 T2V2T = "T2V2T, the paper's poster"
 VINDLU = "VindLU, configs and README (github.com/klauscc/VindLU)"
-CLIP_VIP = "CLIP-ViP, src/configs (github.com/microsoft/XPretrain)"
+CLIP_VIP = "CLIP-ViP, src/configs, on 8 GPUs (github.com/microsoft/XPretrain)"
 
 CAPTIONS_OF_MSRVTT = 20
 PASSES = 5

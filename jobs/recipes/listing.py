@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from jobs.cli import Report, launch
-from jobs.recipes import RECIPES
+from jobs.recipes.catalogue import RECIPES
 from jobs.recipes.marks import MARKS, Value, Values, read
 from jobs.recipes.recipe import Recipe
 from jobs.text import plain
