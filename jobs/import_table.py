@@ -9,7 +9,7 @@ from pipelines.datasets.consistency import Consistency
 def import_table(found: Consistency) -> Table:
     """A row a split, then what does not fit together."""
     title = f"{found.dataset} (layout {found.layout}): {found.protocol}, {found.queries}"
-    table = Table(title=plain(title), title_justify="left")
+    table = Table(title=plain(title), title_justify="left", caption_justify="left")
     for name in ("split", "videos", "published", "captions", "published", "to write"):
         table.add_column(name, justify="left" if name == "split" else "right")
     table.add_column("remark", overflow="fold")

@@ -122,13 +122,13 @@ DATASETS: dict[str, Dataset] = {
         protocol="paragraph",
         layouts=("didemo", *_ANY),
         # The lists of collaborative-experts, which CLIP4Clip took over; the paper has 8,395 to train.
-        published={"train": Count(8_392, 8_392), "val": Count(1_065, 1_065), "test": Count(1_004, 1_004)},
+        published={"train": Count(8_392), "val": Count(1_065), "test": Count(1_004)},
     ),
     "activitynet": Dataset(
         about="ActivityNet Captions, paragraphs, val_1 as test",
         protocol="paragraph",
         layouts=("activitynet", *_ANY),
-        published={"train": Count(10_009, 10_009), "test": Count(4_917, 4_917)},
+        published={"train": Count(10_009), "test": Count(4_917)},
         num_held_out=NUM_HELD_OUT,
     ),
     "lsmdc": Dataset(
