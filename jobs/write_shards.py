@@ -22,7 +22,7 @@ EXAMPLE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Write OUT/SPLIT/shard-000000.tar … for every split of the table, and OUT/rejected.jsonl.
+    """Write OUT/SPLIT/shard-000000.tar … for every split of a table or benchmark, and OUT/rejected.jsonl.
 
     The same inputs and settings give the same bytes, with any number of workers. The same command again writes what is
     missing, and nothing else.
@@ -135,6 +135,7 @@ def find(args: Args, imported: Imported | None) -> Found:
         imported.annotations,
         told_by=args.annotations,
         by_end=True,
+        with_images=False,
         other_paths=other_paths(imported.layout),
         list_column=args.list_column,
     )

@@ -96,5 +96,6 @@ def _metadata(source: Source, *, is_cut: bool) -> bytes:
         f"{prefix}end_s": record.end_s,
         "source": record.path,
     }
+    # Half of a surrogate pair, from JSON or a file name that is not UTF-8, becomes JSON's own escape of it.
     present = {name: value for name, value in fields.items() if value is not None}
-    return json.dumps(present, ensure_ascii=False, sort_keys=True).encode()
+    return json.dumps(present, ensure_ascii=False, sort_keys=True).encode("utf-8", "backslashreplace")

@@ -64,14 +64,15 @@ def match_sources(
     *,
     told_by: str,
     by_end: bool = False,
+    with_images: bool = True,
     other_paths: Callable[[str], Iterable[str]] = lambda path: (),
     list_column: str = "video",
     limits: VideoLimits = VideoLimits(),
 ) -> Found:
     """The same for annotations that were read before; None makes every video a sample. ``told_by``: where they stand.
 
-    ``by_end`` finds the videos of a folder by the last parts of their names, as it is always done in lists;
-    ``other_paths`` is that of ``match_videos``.
+    ``by_end`` finds the videos of a folder by the last parts of their names, as it is always done in lists; without
+    ``with_images`` no image is taken for a video; ``other_paths`` is that of ``match_videos``.
 
     Raises:
         ValueError: the list cannot be read, or nothing is left to write.
@@ -80,6 +81,7 @@ def match_sources(
     if is_folder(videos):
         stamps = {storage.relative(url, videos): stamp for url, stamp in storage.list_stamps(videos).items()}
     names = list(stamps) if is_folder(videos) else _locations(videos, list_column) if videos else []
+    names = [name for name in names if with_images or suffix_of(name) not in IMAGE_SUFFIXES]
     records, problems = annotations or Annotations(uncaptioned(names), [])
     num_told, problems = len(records), list(problems)
     if videos and annotations:

@@ -70,7 +70,9 @@ def compare(
             for split in SPLITS
             if split in dataset.published or imported.num_videos.get(split) or written[split]
         ],
-        captions_without_video=kinds["missing_video"] + kinds["unclear_video"],
+        captions_without_video=sum(
+            kinds[kind] for kind in ("missing_video", "unclear_video", "bad_suffix", "too_large")
+        ),
         videos_without_captions=num_unnamed + kinds["no_caption"],
         duplicate_ids=kinds["duplicate_id"],
         in_several_splits=kinds["several_splits"],

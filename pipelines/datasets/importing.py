@@ -154,4 +154,4 @@ def _captions(entry: Entry, problems: list[Problem]) -> list[str]:
 
 
 def _digest(video_id: str) -> bytes:
-    return hashlib.sha256(video_id.encode()).digest()
+    return hashlib.sha256(video_id.encode("utf-8", "backslashreplace")).digest()

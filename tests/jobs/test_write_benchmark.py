@@ -53,7 +53,7 @@ def test_from_annotation_files_to_manifests(tmp_path, msrvtt, capsys):
 
 
 def test_what_does_not_fit_together_is_counted_and_listed(tmp_path, msrvtt):
-    (tmp_path / "videos/video0.webm").unlink()
+    (tmp_path / "videos/video0.webm").rename(tmp_path / "videos/video0.jpg")
     (tmp_path / "videos/stranger.mp4").write_bytes(b"x")
     with open(tmp_path / "annotations/MSRVTT_train.9k.csv", "a") as file:
         file.write("video1\nvideo20\n")
@@ -109,6 +109,16 @@ def test_options_that_do_not_go_together(tmp_path, msrvtt, options, message):
         write_shards.main(args_of(tmp_path, **options))
     assert message in str(refused.value)
     assert not (tmp_path / "out/train").exists()
+
+
+def test_half_a_surrogate_pair_costs_nothing(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/a.mp4").write_bytes(b"x")
+    (tmp_path / "annotations/test.jsonl").write_text(r'{"clip_id": "a", "text": "half \ud83d a dog 🐕"}')
+    write_shards.main(args_of(tmp_path, dataset="captions", layout="jsonl"))
+    assert index_shards.main(index_shards.Args(root=str(tmp_path / "out"), max_rejected="0%")).exit_code == DONE
+    assert load_manifest(str(tmp_path / "out/test")).table["captions"].to_pylist() == [["half \\ud83d a dog 🐕"]]
 
 
 def test_paragraphs_of_a_format_for_any_data_set(tmp_path):
