@@ -26,7 +26,7 @@ def test_a_recipe_builds_what_it_tells(name):
             path: found.value for path, found in recipe.values.items()
         }
         assert experiment.model.backbone.context_length <= 77
-        assert recipe.placement().rows_per_worker(experiment.global_batch) > 0
+        assert experiment.global_batch % recipe.placement().num_workers == 0
     assert all(found.mark in MARKS and found.source for found in listing.settings_of(recipe).values())
 
 
