@@ -8,5 +8,5 @@ Shape letters at the end of tensor names:
     N visual tokens         K tokens kept by the selector, candidates kept by a first stage
     L words                 D width of the shared space    V width of the vision tower
     S tokens of one frame   W width of the text tower      n pairs of a text and a video
-    R searchers, queries or videos
+    R searchers, queries or videos    E resamples of a bootstrap
 """

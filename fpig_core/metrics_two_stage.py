@@ -5,11 +5,9 @@ import torch
 from torch import Tensor
 
 from fpig_core.index import ExactIndex
-from fpig_core.metrics import best_ranks, summarise_ranks, text_to_video_ranks, video_to_text_ranks
 from fpig_core.models import Reranker
+from fpig_core.ranks import Ranks, VectorScores, best_ranks, rank_both
 from fpig_core.two_stage import MAX_PAIRS, Table, rerank, rerank_texts
-
-Metrics = dict[str, dict[str, float]]
 
 
 def two_stage_ranks(score_RK: Tensor, own_RK: Tensor, first_rank_R: Tensor) -> Tensor:
@@ -28,7 +26,7 @@ def two_stage_ranks(score_RK: Tensor, own_RK: Tensor, first_rank_R: Tensor) -> T
     return torch.where(own_RK.any(dim=1), reranked_R, below_R)
 
 
-def two_stage_metrics(
+def rank_two_stages(
     reranker: Reranker,
     query: Table,
     video: Table,
@@ -38,8 +36,8 @@ def two_stage_metrics(
     target_Q: Tensor,
     first_stage_k: int,
     max_pairs: int = MAX_PAIRS,
-) -> tuple[Metrics, Metrics]:
-    """Metrics of both directions, ``{"t2v": {"R@1": …}, "v2t": {…}}``, of both stages and of the first one alone.
+) -> tuple[Ranks, Ranks]:
+    """Ranks of both stages, and of the first one alone; the margins of both are those of the first stage.
 
     ``target_Q`` is the video that each query describes; several queries may share one. Either direction reranks its
     own candidates: the ``first_stage_k`` videos nearest to a query, the ``first_stage_k`` queries nearest to a video.
@@ -47,22 +45,17 @@ def two_stage_metrics(
     Raises:
         ValueError: numbers that are not finite, targets out of range, no queries, or a column is missing.
     """
-    ranks = {
-        "t2v": text_to_video_ranks(query_QD, video_BD, target_Q),
-        "v2t": video_to_text_ranks(query_QD, video_BD, target_Q),
-    }
-    first = {direction: summarise_ranks(rank) for direction, rank in ranks.items()}
-    captioned = target_Q.unique()
+    first = rank_both(VectorScores(query_QD, video_BD), target_Q)
     near_QK = _nearest(query_QD, video_BD, first_stage_k)
-    near_RK = _nearest(video_BD[captioned], query_QD, first_stage_k)
+    near_RK = _nearest(video_BD[first.video_R], query_QD, first_stage_k)
     score_QK = rerank(reranker, query, video, near_QK, max_pairs=max_pairs)
-    score_RK = rerank_texts(reranker, query, video, near_RK, video_R=captioned.numpy(), max_pairs=max_pairs)
+    score_RK = rerank_texts(reranker, query, video, near_RK, video_R=first.video_R.numpy(), max_pairs=max_pairs)
     own_QK = torch.from_numpy(near_QK) == target_Q[:, None]
-    own_RK = target_Q[torch.from_numpy(near_RK)] == captioned[:, None]
-    both = {
-        "t2v": summarise_ranks(two_stage_ranks(torch.from_numpy(score_QK), own_QK, ranks["t2v"])),
-        "v2t": summarise_ranks(two_stage_ranks(torch.from_numpy(score_RK), own_RK, ranks["v2t"])),
-    }
+    own_RK = target_Q[torch.from_numpy(near_RK)] == first.video_R[:, None]
+    both = first._replace(
+        t2v_Q=two_stage_ranks(torch.from_numpy(score_QK), own_QK, first.t2v_Q),
+        v2t_R=two_stage_ranks(torch.from_numpy(score_RK), own_RK, first.v2t_R),
+    )
     return both, first
 
 
