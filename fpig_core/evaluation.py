@@ -3,7 +3,8 @@
 ``jobs.evaluate`` uses it for corpora. For models from elsewhere:
 
 >>> queries = Queries(ids=("q1", "q2"), texts=("a dog runs", "two cats"), video_ids=("v1", "v2"))
->>> judged = evaluate_vectors(queries, query_QD, ("v1", "v2"), video_BD, subject=Subject(model_id="theirs", data_id="d"))
+>>> subject = Subject(model_id="theirs", data_id="my videos")
+>>> judged = evaluate_vectors(queries, query_QD, ("v1", "v2"), video_BD, subject=subject)
 >>> judged.result["t2v"]["R@1"]
 
 ``docs/evaluation.md`` describes every field of the result.
@@ -15,7 +16,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from fpig_core.bootstrap import LEVEL, NUM_RESAMPLES, intervals

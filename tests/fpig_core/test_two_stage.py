@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from fpig_core.index import ExactIndex
-from fpig_core.metrics import best_ranks, retrieval_metrics, summarise_ranks
-from fpig_core.metrics_two_stage import two_stage_metrics, two_stage_ranks
+from fpig_core.metrics import retrieval_metrics, summarise_both, summarise_ranks
+from fpig_core.metrics_two_stage import rank_two_stages, two_stage_ranks
+from fpig_core.ranks import best_ranks
 from fpig_core.two_stage import best_first, columns_to_read, rerank, rerank_texts, score_pairs, search_two_stage
 
 Q, B, F, D = 9, 7, 3, 4
@@ -157,6 +158,10 @@ def world() -> dict[str, Any]:
     """Several queries describe one video, and the last video is described by none."""
     target = torch.randint(0, B - 1, (Q,), generator=torch.Generator().manual_seed(7))
     return {"query_QD": vectors(Q, 5), "video_BD": vectors(B, 6), "target_Q": target}
+
+
+def two_stage_metrics(*args, **places):
+    return [summarise_both(ranks) for ranks in rank_two_stages(*args, **places)]
 
 
 def test_with_all_as_candidates_only_the_reranker_counts(query, video):
