@@ -46,7 +46,7 @@ def draw_contact_sheet(pictures: Sequence[TokenPicture], *, heading: str) -> Ima
     frame_px = grid * math.ceil(MIN_FRAME_PX / grid)
     num_columns = min(FRAMES_A_LINE, max(len(picture.frame_F3HW) for picture in pictures))
     width = 2 * MARGIN + max(num_columns * (frame_px + GAP) - GAP, 640)
-    rows = [_draw_row(picture, grid=grid, frame_px=frame_px, width=width) for picture in pictures]
+    rows = [_draw_row(picture, frame_px=frame_px, width=width) for picture in pictures]
     top = MARGIN + round(TITLE_PX * LINE_HEIGHT) + ROW_GAP // 2
     height = top + sum(row.height + ROW_GAP for row in rows) + MARGIN - ROW_GAP
     sheet = Image.new("RGB", (width, height), BACKGROUND)
@@ -66,7 +66,7 @@ def fade_unkept(frame_HW3: np.ndarray, kept_P: np.ndarray) -> np.ndarray:
     return np.where(kept_HW1, frame_HW3, faded.astype(np.uint8))
 
 
-def _draw_row(picture: TokenPicture, *, grid: int, frame_px: int, width: int) -> Image.Image:
+def _draw_row(picture: TokenPicture, *, frame_px: int, width: int) -> Image.Image:
     """Title, frames with the number of kept patches below each, caption, and the total."""
     num_frames, num_patches = picture.kept_FP.shape
     num_lines = math.ceil(num_frames / FRAMES_A_LINE)
@@ -82,7 +82,7 @@ def _draw_row(picture: TokenPicture, *, grid: int, frame_px: int, width: int) ->
     for i in range(num_frames):
         left = MARGIN + i % FRAMES_A_LINE * (frame_px + GAP)
         top = frames_top + i // FRAMES_A_LINE * line_px
-        row.paste(_draw_frame(picture.frame_F3HW[i], picture.kept_FP[i], grid=grid, frame_px=frame_px), (left, top))
+        row.paste(draw_frame(picture.frame_F3HW[i], picture.kept_FP[i], frame_px=frame_px), (left, top))
         number = int(picture.kept_FP[i].sum())
         place, colour = (left + frame_px / 2, top + frame_px + 4), INK if number else FAINT_INK
         draw.text(place, f"frame {i + 1}: {number} kept", fill=colour, font=font(SMALL_PX), anchor="ma")
@@ -93,15 +93,22 @@ def _draw_row(picture: TokenPicture, *, grid: int, frame_px: int, width: int) ->
     return row
 
 
-def _draw_frame(frame_3HW: np.ndarray, kept_P: np.ndarray, *, grid: int, frame_px: int) -> Image.Image:
-    # Small frames are shown with their own pixels; smoothing would invent detail the model never saw.
-    resample = Image.Resampling.NEAREST if frame_3HW.shape[1] < frame_px else Image.Resampling.LANCZOS
-    frame = Image.fromarray(frame_3HW.transpose(1, 2, 0)).resize((frame_px, frame_px), resample)
+def draw_frame(frame_3HW: np.ndarray, kept_P: np.ndarray, *, frame_px: int) -> Image.Image:
+    """A frame with its kept patches outlined and the others faded, ``frame_px`` wide, or a little more."""
+    grid = math.isqrt(len(kept_P))
+    frame = plain_frame(frame_3HW, frame_px=grid * math.ceil(frame_px / grid))
     frame = Image.fromarray(fade_unkept(np.asarray(frame), kept_P))
-    draw, cell = ImageDraw.Draw(frame), frame_px // grid
+    draw, cell = ImageDraw.Draw(frame), frame.width // grid
     for y, x in np.argwhere(kept_P.reshape(grid, grid)) * cell:
         draw.rectangle((int(x), int(y), int(x) + cell - 1, int(y) + cell - 1), outline=MARK, width=2)
     return frame
+
+
+def plain_frame(frame_3HW: np.ndarray, *, frame_px: int) -> Image.Image:
+    """A frame as a picture ``frame_px`` wide."""
+    # Small frames are shown with their own pixels; smoothing would invent detail the model never saw.
+    resample = Image.Resampling.NEAREST if frame_3HW.shape[1] < frame_px else Image.Resampling.LANCZOS
+    return Image.fromarray(frame_3HW.transpose(1, 2, 0)).resize((frame_px, frame_px), resample)
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

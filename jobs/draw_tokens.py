@@ -109,10 +109,11 @@ def draw_rows(model: FPig, manifest: Manifest, rows: list[int]) -> tuple[list[To
 def draw_video(model: FPig, sample: dict, data: bytes | SampleError) -> TokenPicture:
     frame_F3HW = decode_guarded(sample, data, preprocess=model.config.preprocess)
     with torch.inference_mode():
-        selection = model.encode_video(torch.from_numpy(frame_F3HW)[None]).selection
+        frame_1F3HW = torch.from_numpy(frame_F3HW)[None].to(next(model.parameters()).device)
+        selection = model.encode_video(frame_1F3HW).selection
     encoder = model.video
     kept_FP = kept_patches(
-        selection.index_BK[0].numpy(),
+        selection.index_BK[0].cpu().numpy(),
         num_frames=len(frame_F3HW),
         num_patches=encoder.num_patches,
         num_globals=encoder.num_globals,

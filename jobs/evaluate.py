@@ -3,25 +3,28 @@
 import dataclasses
 import hashlib
 import json
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
-from cluster.tracking import NO_TRACKING, Tracker, TrackerSpec, open_tracker
+from cluster.tracking import NO_TRACKING
+from fpig_core.bootstrap import NUM_RESAMPLES
 from fpig_core.bundle import Bundle
+from fpig_core.evaluate_encoder import milliseconds_each
+from fpig_core.evaluation import FIRST_STAGE, MAIN, Evaluation, Extras, Queries, Subject, evaluate_ranks, normalised_ranks
 from fpig_core.index import ExactIndex
-from fpig_core.metrics import retrieval_metrics, targets_by_id
-from fpig_core.metrics_two_stage import two_stage_metrics
+from fpig_core.metrics_two_stage import rank_two_stages
+from fpig_core.models import method_of, model_config_to_dict
+from fpig_core.normalisers import NormaliserName
+from fpig_core.ranks import Ranks, VectorScores, rank_both, targets_by_id
 from fpig_core.two_stage import search_two_stage
 from jobs.cli import Report, launch
+from jobs.evaluation_output import show_metrics, write_outputs
 from jobs.models import (
     encode_queries,
     encode_rerank_queries,
@@ -30,19 +33,27 @@ from jobs.models import (
     read_rerank_columns,
     reranker_of,
 )
-from jobs.tracking import spool_folder
+from jobs.query_sets import Choice, choose_queries, read_bank, read_categories
+from jobs.report_pictures import Search
+from jobs.revision import code_revision
 from pipelines import storage
 from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
 from pipelines.manifest import Manifest
 
-EXAMPLE = "python -m jobs.evaluate --corpus runs/demo/corpus"
-DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
+EXAMPLE = "python -m jobs.evaluate --corpus runs/demo/corpus --json runs/demo/evaluate.json"
 NUM_TIMED = 50
+NUM_FOUND = 10
+FEW_QUERIES = 100
+LINEAGE = ("mlflow_run_id", "model_run_id", "model_uri", "code_revision", "precision", "dtype", "preprocess_digest")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Retrieval metrics of a corpus in both directions; ties count against the model."""
+    """Retrieval metrics of a corpus in both directions, with intervals and costs; ties count against the model.
+
+    With --json the ranks of all queries and an HTML report are written beside it; python -m jobs.compare takes the JSON
+    files of several results.
+    """
 
     corpus: str
     """Folder or URL of the corpus."""
@@ -50,50 +61,98 @@ class Args:
     """Manifest with the captions; by default the one that the corpus was made from."""
     model: str = ""
     """Model bundle; by default where it was when it embedded the corpus."""
-    queries: Literal["first", "all"] = "first"
-    """One caption a video, or every caption (multi-sentence)."""
-    column: Literal["vector", "vector_unfused"] = "vector"
-    """Which vectors are searched."""
+    queries: Choice = "first"
+    """One caption a video, every caption (multi-sentence), or all captions of a video as one (paragraph)."""
+    column: str = "vector"
+    """Which vectors are searched: vector, or vector_unfused where the corpus keeps them."""
     rerank_top: int = 0
     """How many of the best the model judges once more, by what the corpus keeps of them; 0: one stage."""
+    normalisers: tuple[NormaliserName, ...] = ()
+    """Beside the plain result, results that look at other queries too. They do not exist in live search."""
+    bank: str = ""
+    """For qb_norm: corpus of another set by the same model, as a rule the training set."""
+    categories: str = ""
+    """Table with columns video_id and category (or MSR-VTT's json), for metrics of each category."""
+    resamples: int = NUM_RESAMPLES
+    """Resamples of the bootstrap, for 95% intervals."""
+    report: str = ""
+    """HTML file to write; by default beside --json; none: no report."""
+    examples: int = 5
+    """How many of the best and of the worst queries the report shows."""
     tracking: str = NO_TRACKING
     """MLflow tracking URI, or none."""
     json: str = ""
     """Write the result to this file."""
 
+    def __post_init__(self) -> None:
+        if self.rerank_top < 0:
+            raise ValueError(f"got --rerank-top {self.rerank_top}, wanted 0 for one stage, or a number of candidates")
+        if self.rerank_top and self.normalisers:
+            raise ValueError("got --rerank-top and --normalisers; a second stage has no scores of all pairs to normalise")
+        if ("qb_norm" in self.normalisers) != bool(self.bank):
+            raise ValueError(f"got --normalisers {self.normalisers} and --bank {self.bank!r}; qb_norm and a bank go together")
+        if self.json and not self.json.endswith(".json"):
+            raise ValueError(f"got --json {self.json}, wanted a file that ends in .json: ranks and report stand beside it")
+        if self.examples < 0:
+            raise ValueError(f"got --examples {self.examples}, wanted 0 or more")
+
 
 def main(args: Args) -> Report:
-    if args.rerank_top < 0:
-        raise ValueError(f"got --rerank-top {args.rerank_top}, wanted 0 for one stage, or a number of candidates")
     corpus = read_corpus(args.corpus, column=args.column)
     manifest = load_manifest_of(corpus.meta, manifest=args.manifest)
     bundle, origin = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
-    uids, texts = choose_queries(corpus, manifest, queries=args.queries)
-    target_Q = targets_by_id(uids, corpus.uids)
+    queries = choose_queries(corpus.uids, manifest, queries=args.queries)
+    extras = Extras(
+        normalisers=args.normalisers,
+        bank=read_bank(args.bank, bundle, column=args.column) if args.bank else None,
+        categories=read_categories(args.categories, corpus) if args.categories else {},
+        num_resamples=args.resamples,
+    )
+    subject = Subject(
+        model_id=corpus.meta["model_id"],
+        data_id=manifest.digest,
+        split=Path(manifest.root).name,
+        queries=args.queries,
+        select_on=selected_on(origin, manifest),
+        first_stage_k=args.rerank_top or None,
+    )
     measured = measure_two_stages if args.rerank_top else measure_one_stage
-    result: dict[str, Any] = {
-        "split": Path(manifest.root).name,
-        "queries": args.queries,
-        "num_queries": len(texts),
-        "num_videos": len(corpus.uids),
-        "num_captioned_videos": len(target_Q.unique()),
-        "num_videos_missing": manifest.num_rows - len(corpus.uids),
-        "column": args.column,
-        "tie_rule": "pessimistic",
-        "normaliser": "none",
-        "select_on": selected_on(origin, manifest),
-        "model_id": corpus.meta["model_id"],
-        "manifest_digest": manifest.digest,
-        "chance_r1": 100 / len(corpus.uids),
-        "bytes_per_video": bytes_per_video(args.corpus, len(corpus.uids)),
-        **measured(args, bundle, corpus, texts=texts, target_Q=target_Q),
-    }
-    with open_run(args, result) as tracker:
-        log_result(tracker, result)
-        result["mlflow_run_id"] = tracker.run_id
-    show_metrics(result)
-    next_command = f'python -m jobs.search --corpus {args.corpus} --query "{texts[0]}"'
-    return Report(title=f"Evaluation of {args.corpus}", summary=result, next_command=next_command)
+    ranks, search = measured(args, bundle, corpus, queries=queries, extras=extras)
+    judged = evaluate_ranks(queries, corpus.uids, ranks, subject=subject, extras=extras)
+    speed = corpus.meta.get("speed")
+    judged.result.update(
+        {
+            "method": method_of(bundle.config),
+            "column": args.column,
+            "num_videos_missing": manifest.num_rows - len(corpus.uids),
+            "bytes_per_video": bytes_per_video(args.corpus, len(corpus.uids)),
+            "ms_per_query": milliseconds_each(lambda text: search([text]), queries.texts[:NUM_TIMED]),
+            "videos_per_s": speed["num_videos"] / speed["seconds"] if speed else None,
+            "measured_on": {"query": device_name(bundle), "embedding": speed},
+            "lineage": {
+                "corpus": args.corpus,
+                "manifest": manifest.root,
+                "model": args.model or corpus.meta["model"],
+                "model_config": model_config_to_dict(bundle.config),
+                "model_origin": origin,
+                "evaluated_by": code_revision(),
+                "embedding": {name: corpus.meta[name] for name in LINEAGE if name in corpus.meta},
+            },
+        }
+    )
+    judged.result["warnings"] = warnings_of(judged.result)
+    identity = {name: value for name, value in vars(args).items() if name not in ("json", "report", "examples")}
+    write_outputs(
+        judged,
+        json_path=args.json,
+        report_path=args.report,
+        tracking=args.tracking,
+        run_key=run_key(identity, judged.result),
+        num_examples=args.examples,
+        sources=(search, bundle, corpus, manifest),
+    )
+    show_metrics(judged.result)
+    return Report(title=f"Evaluation of {args.corpus}", summary=judged.result, next_command=next_command(args, queries))
 
 
 def selected_on(origin: Mapping[str, Any], manifest: Manifest) -> str:
@@ -103,24 +162,40 @@ def selected_on(origin: Mapping[str, Any], manifest: Manifest) -> str:
     return str(origin.get("select_on", "unknown"))
 
 
-def choose_queries(corpus: Corpus, manifest: Manifest, *, queries: str) -> tuple[list[str], list[str]]:
-    """Uid and text of each query: captions of the videos that are embedded.
+def measure_one_stage(
+    args: Args, bundle: Bundle, corpus: Corpus, *, queries: Queries, extras: Extras
+) -> tuple[dict[str, Ranks], Search]:
+    """Ranks of the search by inner product, plain and normalised, and the search itself."""
+    index, target_Q = ExactIndex(corpus.vectors), targets_by_id(queries.video_ids, corpus.uids)
+    query_QD, video_BD = torch.from_numpy(encode_queries(bundle, queries.texts)), torch.from_numpy(corpus.vectors)
+    ranks = {MAIN: rank_both(VectorScores(query_QD, video_BD), target_Q)}
+    ranks |= normalised_ranks(query_QD, video_BD, target_Q, extras=extras)
+    return ranks, lambda texts: index.search(encode_queries(bundle, texts), NUM_FOUND)[1]
 
-    Raises:
-        ValueError: no embedded video has a caption.
-    """
-    embedded = set(corpus.uids)
-    chosen = [
-        (uid, caption)
-        for rows in manifest.batches(["uid", "captions"])
-        for uid, captions in zip(rows["uid"].to_pylist(), rows["captions"].to_pylist(), strict=True)
-        if uid in embedded
-        for caption in (captions or [])[: 1 if queries == "first" else None]
-    ]
-    if not chosen:
-        raise ValueError(f"got no caption for any embedded video in {manifest.root}; evaluation needs captions")
-    uids, texts = zip(*chosen, strict=True)
-    return list(uids), list(texts)
+
+def measure_two_stages(
+    args: Args, bundle: Bundle, corpus: Corpus, *, queries: Queries, extras: Extras
+) -> tuple[dict[str, Ranks], Search]:
+    """Ranks with the best of the first stage reranked, beside them those of the first stage alone, and the search."""
+    reranker, index = reranker_of(bundle), ExactIndex(corpus.vectors)
+    video = read_rerank_columns(bundle, args.corpus, corpus.meta)
+
+    def search(texts: list[str]) -> np.ndarray:
+        query_QD, query = encode_queries(bundle, texts), encode_rerank_queries(bundle, texts)
+        return search_two_stage(index, reranker, query_QD, query, video, first_stage_k=args.rerank_top)[1]
+
+    num_queries = len(queries.texts)
+    Console().print(f"Reranking the best {args.rerank_top} for {num_queries} queries, and as much from video to text")
+    both, first = rank_two_stages(
+        reranker,
+        encode_rerank_queries(bundle, queries.texts),
+        video,
+        query_QD=torch.from_numpy(encode_queries(bundle, queries.texts)),
+        video_BD=torch.from_numpy(corpus.vectors),
+        target_Q=targets_by_id(queries.video_ids, corpus.uids),
+        first_stage_k=args.rerank_top,
+    )
+    return {MAIN: both, FIRST_STAGE: first}, search
 
 
 def bytes_per_video(corpus_url: str, num_videos: int) -> float:
@@ -129,96 +204,44 @@ def bytes_per_video(corpus_url: str, num_videos: int) -> float:
         return sum(pool.map(storage.size, part_files(corpus_url))) / num_videos
 
 
-def measure_one_stage(
-    args: Args, bundle: Bundle, corpus: Corpus, *, texts: list[str], target_Q: Tensor
-) -> dict[str, Any]:
-    """Metrics of the search by inner product, and how long a search for ten videos takes."""
-    index, query_QD = ExactIndex(corpus.vectors), torch.from_numpy(encode_queries(bundle, texts))
-    return {
-        "first_stage_k": None,
-        "ms_per_query": milliseconds_each(lambda text: index.search(encode_queries(bundle, [text]), 10), texts),
-        **retrieval_metrics(query_QD, torch.from_numpy(corpus.vectors), target_Q),
-    }
+def device_name(bundle: Bundle) -> str:
+    """Where queries were encoded."""
+    device = next(bundle.model.parameters()).device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def measure_two_stages(
-    args: Args, bundle: Bundle, corpus: Corpus, *, texts: list[str], target_Q: Tensor
-) -> dict[str, Any]:
-    """The same with the best of the first stage reranked, and beside it the metrics of the first stage alone."""
-    reranker, index = reranker_of(bundle), ExactIndex(corpus.vectors)
-    video = read_rerank_columns(bundle, args.corpus, corpus.meta)
-
-    def search(text: str) -> object:
-        query_1D, query = encode_queries(bundle, [text]), encode_rerank_queries(bundle, [text])
-        return search_two_stage(index, reranker, query_1D, query, video, first_stage_k=args.rerank_top)
-
-    Console().print(f"Reranking the best {args.rerank_top} for {len(texts)} queries, and as much from video to text")
-    metrics, first = two_stage_metrics(
-        reranker,
-        encode_rerank_queries(bundle, texts),
-        video,
-        query_QD=torch.from_numpy(encode_queries(bundle, texts)),
-        video_BD=torch.from_numpy(corpus.vectors),
-        target_Q=target_Q,
-        first_stage_k=args.rerank_top,
-    )
-    return {
-        "first_stage_k": args.rerank_top,
-        "ms_per_query": milliseconds_each(search, texts),
-        **metrics,
-        "first_stage": first,
-    }
-
-
-def milliseconds_each(search: Callable[[str], object], texts: list[str]) -> float:
-    """Median wall time of one search, one text at a time, its encoding included."""
-    times = []
-    for text in [texts[0], *texts[:NUM_TIMED]]:
-        start = time.perf_counter()
-        search(text)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]) * 1000  # the first search warms up
-
-
-def open_run(args: Args, result: dict[str, Any]) -> Tracker:
-    """One MLflow run per corpus and kind of evaluation."""
-    identity = [args.tracking, args.corpus, args.queries, args.column, str(args.rerank_top)]
-    identity += [result["model_id"], result["manifest_digest"]]
-    digest = hashlib.sha256(json.dumps(["evaluate", *identity]).encode()).hexdigest()[:16]
-    name, spool_dir = f"evaluate-{result['split']}", str(spool_folder(digest))
-    return open_tracker(TrackerSpec(uri=args.tracking, run_name=name, spool_dir=spool_dir))
-
-
-def log_result(tracker: Tracker, result: dict[str, Any]) -> None:
-    kept = {name: value for name, value in result.items() if isinstance(value, str) or value is None}
-    tracker.set_tags(kept)
-    values = {
-        f"{stage}{direction}/{name.replace('@', '')}": value
-        for stage, direction, metrics in each_direction(result)
-        for name, value in metrics.items()
-    }
-    plain = {name: value for name, value in result.items() if isinstance(value, (int, float))}
-    if tracker.last_step("num_queries") < 0:
-        tracker.log_metrics(values | plain, step=0)
-
-
-def each_direction(result: dict[str, Any]) -> list[tuple[str, str, dict[str, float]]]:
-    """Stage, direction and metrics: of the whole search, stage "", and of its first stage where there are two."""
-    stages = {"": result, "first_stage/": result.get("first_stage", {})}
-    return [(stage, name, found[name]) for stage, found in stages.items() for name in DIRECTIONS if name in found]
-
-
-def show_metrics(result: dict[str, Any]) -> None:
-    table = Table(title="R@K and SumR in percent, higher is better; MdR and MnR are ranks, lower is better")
-    table.add_column("direction")
-    for name in result["t2v"]:
-        table.add_column(name, justify="right")
-    for stage, direction, values in each_direction(result):
-        note = ", first stage alone" if stage else ""
-        table.add_row(DIRECTIONS[direction] + note, *(f"{value:.1f}" for value in values.values()))
+def warnings_of(result: Mapping[str, Any]) -> list[str]:
+    """What a reader must know so as not to misread the figures."""
+    found = []
     if result["select_on"] == "test":
-        table.caption = "These weights were selected on a test set: the figures are better than those on new data."
-    Console().print(table)
+        found.append("The weights were selected on a test set: the figures are better than those on new data.")
+    if result["select_on"] == "unknown":
+        found.append("Nothing tells on which split the weights were selected.")
+    found += [
+        f"{name} looks at the queries of others before it ranks: that does not exist in live search."
+        for name in result.get("normalised", {})
+    ]
+    if missing := result["num_videos_missing"]:
+        found.append(f"{missing} videos of the manifest could not be embedded: nobody searched for them or among them.")
+    if silent := result["num_videos"] - result["num_captioned_videos"]:
+        found.append(f"{silent} videos have no caption: they are candidates, and no query describes them.")
+    if ambiguous := result["num_ambiguous_queries"]:
+        found.append(f"{ambiguous} queries have the very text of a query about another video: no model can tell them apart.")
+    if result["num_queries"] < FEW_QUERIES:
+        found.append(f"There are only {result['num_queries']} queries: look at the intervals.")
+    return found
+
+
+def run_key(identity: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """One MLflow run per corpus and kind of evaluation."""
+    known = [identity, result["model_id"], result["manifest_digest"]]
+    return hashlib.sha256(json.dumps(["evaluate", *known], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def next_command(args: Args, queries: Queries) -> str:
+    if args.json:
+        return f"python -m jobs.compare {args.json} OTHER.json --html compare.html"
+    return f'python -m jobs.search --corpus {args.corpus} --query "{queries.texts[0]}"'
 
 
 def cli() -> None:
