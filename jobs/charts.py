@@ -73,8 +73,14 @@ def bars(values: Mapping[str, float], *, title: str, x_title: str, y_title: str)
         height = value / top * (HEIGHT - TOP - BOTTOM - 16)
         left, base = LEFT + i * room, HEIGHT - BOTTOM
         parts.append(
-            element("rect", x=_px(left + room * 0.12), y=_px(base - height), width=_px(room * 0.76), height=_px(height),
-                    style="fill:var(--c0)")
+            element(
+                "rect",
+                x=_px(left + room * 0.12),
+                y=_px(base - height),
+                width=_px(room * 0.76),
+                height=_px(height),
+                style="fill:var(--c0)",
+            )
         )
         parts.append(_text(left + room / 2, base - height - 5, f"{value:.3g}", "middle"))
         parts.append(_text(left + room / 2, base + 18, name, "middle"))
@@ -98,7 +104,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x
 
 
 def scatter(points: Sequence[Point], *, title: str, x_title: str, y_title: str) -> Html:
-    """A numbered point with its interval for each system, over a logarithmic x axis; the page's table has the numbers."""
+    """A numbered point with its interval for each system, over a logarithmic x axis; a table tells the numbers."""
     low, high = min(point.low for point in points), max(point.high for point in points)
     room = max(1.0, 0.1 * (high - low))
     axes = _Axes([point.x for point in points], bottom=max(0, low - room), top=min(100, high + room))
@@ -106,12 +112,27 @@ def scatter(points: Sequence[Point], *, title: str, x_title: str, y_title: str) 
     for i, point in enumerate(points):
         x, y, colour = axes.x(point.x), axes.y(point.y), f"var(--c{i % NUM_COLOURS})"
         parts += [
-            element("path", d=f"M{_px(x)},{_px(axes.y(point.low))} V{_px(axes.y(point.high))}",
-                    style=f"stroke:{colour};stroke-width:1.5;opacity:.6"),
-            element("circle", element("title", f"{point.name}: {point.y:.1f} at {short(point.x)}"),
-                    cx=_px(x), cy=_px(y), r=9, style=f"fill:{colour};stroke:var(--back)"),
-            element("text", str(i + 1), x=_px(x), y=_px(y + 4), text_anchor="middle",
-                    style="fill:var(--back);font-weight:600"),
+            element(
+                "path",
+                d=f"M{_px(x)},{_px(axes.y(point.low))} V{_px(axes.y(point.high))}",
+                style=f"stroke:{colour};stroke-width:1.5;opacity:.6",
+            ),
+            element(
+                "circle",
+                element("title", f"{point.name}: {point.y:.1f} at {short(point.x)}"),
+                cx=_px(x),
+                cy=_px(y),
+                r=9,
+                style=f"fill:{colour};stroke:var(--back)",
+            ),
+            element(
+                "text",
+                str(i + 1),
+                x=_px(x),
+                y=_px(y + 4),
+                text_anchor="middle",
+                style="fill:var(--back);font-weight:600",
+            ),
         ]
     return _svg(title, parts)
 
@@ -135,7 +156,9 @@ def _frame(x_title: str, y_title: str) -> list[Html]:
 
 
 def _svg(title: str, parts: Sequence[Html]) -> Html:
-    drawing = element("svg", element("title", title), parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title)
+    drawing = element(
+        "svg", element("title", title), parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title
+    )
     return element("figure", drawing, element("figcaption", title))
 
 

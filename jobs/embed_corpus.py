@@ -74,6 +74,12 @@ def main(args: Args) -> Report:
             "model_run_id": origin.get("mlflow_run_id", "unknown"),
             "model_uri": args.model,
             "code_revision": code_revision(),
+            "speed": {
+                "num_videos": plan.num_missing,
+                "seconds": round(seconds, 3),
+                "num_actors": settings.num_actors,
+                "gpus_per_actor": settings.gpus_per_actor,
+            },
         }
         meta = finish_embedding(plan, counts, lineage=lineage)
         log_result(tracker, meta, fresh=plan.num_missing, seconds=seconds)

@@ -16,7 +16,15 @@ from cluster.tracking import NO_TRACKING
 from fpig_core.bootstrap import NUM_RESAMPLES
 from fpig_core.bundle import Bundle
 from fpig_core.evaluate_encoder import milliseconds_each
-from fpig_core.evaluation import FIRST_STAGE, MAIN, Evaluation, Extras, Queries, Subject, evaluate_ranks, normalised_ranks
+from fpig_core.evaluation import (
+    FIRST_STAGE,
+    MAIN,
+    Extras,
+    Queries,
+    Subject,
+    evaluate_ranks,
+    normalised_ranks,
+)
 from fpig_core.index import ExactIndex
 from fpig_core.metrics_two_stage import rank_two_stages
 from fpig_core.models import method_of, model_config_to_dict
@@ -88,11 +96,17 @@ class Args:
         if self.rerank_top < 0:
             raise ValueError(f"got --rerank-top {self.rerank_top}, wanted 0 for one stage, or a number of candidates")
         if self.rerank_top and self.normalisers:
-            raise ValueError("got --rerank-top and --normalisers; a second stage has no scores of all pairs to normalise")
+            raise ValueError(
+                "got --rerank-top and --normalisers; a second stage has no scores of all pairs to normalise"
+            )
         if ("qb_norm" in self.normalisers) != bool(self.bank):
-            raise ValueError(f"got --normalisers {self.normalisers} and --bank {self.bank!r}; qb_norm and a bank go together")
+            raise ValueError(
+                f"got --normalisers {self.normalisers} and --bank {self.bank!r}; qb_norm and a bank go together"
+            )
         if self.json and not self.json.endswith(".json"):
-            raise ValueError(f"got --json {self.json}, wanted a file that ends in .json: ranks and report stand beside it")
+            raise ValueError(
+                f"got --json {self.json}, wanted a file that ends in .json: ranks and report stand beside it"
+            )
         if self.examples < 0:
             raise ValueError(f"got --examples {self.examples}, wanted 0 or more")
 
@@ -226,7 +240,9 @@ def warnings_of(result: Mapping[str, Any]) -> list[str]:
     if silent := result["num_videos"] - result["num_captioned_videos"]:
         found.append(f"{silent} videos have no caption: they are candidates, and no query describes them.")
     if ambiguous := result["num_ambiguous_queries"]:
-        found.append(f"{ambiguous} queries have the very text of a query about another video: no model can tell them apart.")
+        found.append(
+            f"{ambiguous} queries have the very text of a query about another video: no model can tell them apart."
+        )
     if result["num_queries"] < FEW_QUERIES:
         found.append(f"There are only {result['num_queries']} queries: look at the intervals.")
     return found

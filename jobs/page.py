@@ -31,7 +31,8 @@ th:first-child,td:first-child{text-align:left;padding-left:0}thead th{color:var(
 tbody th{font-weight:600}td.text,th.text{text-align:left}small{display:block;color:var(--faint);font-size:.8rem}
 .warnings{background:var(--warn-back);border-left:4px solid var(--warn);padding:.5rem 1rem;margin:1rem 0}
 .warnings ul{margin:.25rem 0;padding-left:1.25rem}.warnings strong{color:var(--warn)}
-figure{margin:1rem 0}.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem 2rem}
+figure{margin:1rem 0}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem 2rem}
 svg{width:100%;height:auto;color:var(--ink)}svg text{fill:currentColor;font:12px system-ui,sans-serif}
 svg .axis{stroke:var(--faint)}svg .grid{stroke:var(--line)}
 .card{border:1px solid var(--line);border-radius:8px;padding:.75rem 1rem;margin:.75rem 0;background:var(--soft)}
@@ -52,7 +53,7 @@ Child = str | Html | int | float | Iterable[Any]
 
 
 def element(name: str, *children: Child, **attributes: Any) -> Html:
-    """``<name attributes>children</name>``; ``class_`` gives class, other underscores become hyphens, None is left out."""
+    """``<name attributes>children</name>``; underscores in names of attributes become hyphens, None is left out."""
     told = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(clean(str(value)))}"'
         for key, value in attributes.items()

@@ -70,7 +70,9 @@ def read_categories(url: str, corpus: Corpus) -> dict[str, str]:
     found = {uid: category_of[video_id] for uid, video_id in pairs if video_id in category_of}
     if not found:
         example = next(iter(corpus.video_ids), "")
-        raise ValueError(f"got {len(category_of)} categories in {url}, none of a video of the corpus, such as {example}")
+        raise ValueError(
+            f"got {len(category_of)} categories in {url}, none of a video of the corpus, such as {example}"
+        )
     return found
 
 

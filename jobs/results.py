@@ -54,7 +54,7 @@ class Result(NamedTuple):
 
 
 def write_evaluation(path: str | Path, judged: Evaluation, *, further: Mapping[str, Any] | None = None) -> Path:
-    """Write the result, with ``further`` fields of one's own, to ``path`` and the ranks beside it -> place of the ranks.
+    """Write the result, and ``further`` fields of one's own, to ``path``, the ranks beside it -> place of the ranks.
 
     Raises:
         ValueError: a path that does not end in .json.
@@ -85,8 +85,11 @@ def ranks_file(judged: Evaluation) -> bytes:
         ):
             names = [pa.array([name] * len(ids), pa.string()).dictionary_encode() for name in (ranking, direction)]
             columns = [*(name.cast(_NAME) for name in names), pa.array(ids), pa.array(videos), pa.array(rank.numpy())]
-            tables.append(pa.table([columns[0], columns[1], columns[2], columns[3], columns[4].cast(pa.int32())],
-                                   schema=RANKS_SCHEMA))
+            tables.append(
+                pa.table(
+                    [columns[0], columns[1], columns[2], columns[3], columns[4].cast(pa.int32())], schema=RANKS_SCHEMA
+                )
+            )
     sink = io.BytesIO()
     pq.write_table(pa.concat_tables(tables).unify_dictionaries(), sink, compression="zstd")
     return sink.getvalue()
@@ -111,7 +114,9 @@ def read_result(source: str, *, tracking: str = "") -> Result:
             raise ValueError(f"got {source}, which is no JSON: {error}") from None
         schema = values.get("schema") if isinstance(values, dict) else None
         if schema != SCHEMA:
-            raise ValueError(f"got {source} with schema {schema!r}, wanted {SCHEMA!r}; run python -m jobs.evaluate again")
+            raise ValueError(
+                f"got {source} with schema {schema!r}, wanted {SCHEMA!r}; run python -m jobs.evaluate again"
+            )
         ranks_path = ranks_beside(path)
         if not ranks_path.exists():
             raise ValueError(f"got {source} without {ranks_path.name} beside it; copy both, or evaluate again")
@@ -123,7 +128,9 @@ def read_result(source: str, *, tracking: str = "") -> Result:
 
 def _by_direction(table: pa.Table) -> dict[tuple[str, str], RankRows]:
     found: dict[tuple[str, str], RankRows] = {}
-    kinds = {(row["ranking"], row["direction"]) for row in table.group_by(["ranking", "direction"]).aggregate([]).to_pylist()}
+    kinds = {
+        (row["ranking"], row["direction"]) for row in table.group_by(["ranking", "direction"]).aggregate([]).to_pylist()
+    }
     for ranking, direction in kinds:
         rows = table.filter((pc.field("ranking") == ranking) & (pc.field("direction") == direction)).sort_by("id")
         columns = (rows.column(name).to_numpy() for name in ("id", "video", "rank"))
