@@ -103,13 +103,19 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, x
     return _svg(title, parts)
 
 
-def scatter(points: Sequence[Point], *, title: str, x_title: str, y_title: str) -> Html:
-    """A numbered point with its interval for each system, over a logarithmic x axis; a table tells the numbers."""
-    low, high = min(point.low for point in points), max(point.high for point in points)
+def scatter(points: Sequence[Point | None], *, title: str, x_title: str, y_title: str) -> Html:
+    """A numbered point with its interval for each system, over a logarithmic x axis; a table tells the numbers.
+
+    A system whose cost nobody knows is None: it keeps its number.
+    """
+    known = [point for point in points if point]
+    low, high = min(point.low for point in known), max(point.high for point in known)
     room = max(1.0, 0.1 * (high - low))
-    axes = _Axes([point.x for point in points], bottom=max(0, low - room), top=min(100, high + room))
+    axes = _Axes([point.x for point in known], bottom=max(0, low - room), top=min(100, high + room))
     parts = axes.draw(x_title=x_title, y_title=y_title)
     for i, point in enumerate(points):
+        if point is None:
+            continue
         x, y, colour = axes.x(point.x), axes.y(point.y), f"var(--c{i % NUM_COLOURS})"
         parts += [
             element(

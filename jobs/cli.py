@@ -43,6 +43,7 @@ JOBS = {
     "embed_corpus": "embed every video of a manifest, exactly once",
     "verify_corpus": "prove from storage that a corpus is complete and sound",
     "evaluate": "score a corpus under the evaluation protocol",
+    "compare": "compare evaluations query by query, effectiveness against cost",
     "search": "search a corpus by text",
     "draw_tokens": "draw which visual tokens the model kept",
     "doctor": "check the installation, the devices and the services",

@@ -25,7 +25,7 @@ def render_report(judged: Evaluation, *, best: Sequence[Example], worst: Sequenc
         f"Retrieval on {result['split']}",
         element("p", _subtitle(result), class_="faint"),
         warning_box(result.get("warnings", [])),
-        section("Result", _metrics_table(result), _reading_help(result)),
+        section("Result", _metrics_tables(result), _reading_help(result)),
         section("Cost", _costs(result)),
         section("Ranks", element("div", _charts(judged), class_="charts"), _ranks_table(judged)),
         section("By group", _breakdown(result)),
@@ -50,11 +50,18 @@ def _subtitle(result: Mapping[str, Any]) -> str:
     ).strip()
 
 
-def _metrics_table(result: Mapping[str, Any]) -> Html:
-    further = {FIRST_STAGE: result[FIRST_STAGE]} if FIRST_STAGE in result else {}
-    rankings = {MAIN: result, **further, **result.get("normalised", {})}
-    notes = {MAIN: "", FIRST_STAGE: "first stage alone"}
-    rows = []
+def _metrics_tables(result: Mapping[str, Any]) -> list[Html]:
+    first = {FIRST_STAGE: result[FIRST_STAGE]} if FIRST_STAGE in result else {}
+    normalised = result.get("normalised", {})
+    tables = [_metrics_table(result, {MAIN: result, **first}, caption="Metrics, with 95% intervals below them")]
+    if normalised:
+        caption = "Extras that look at the queries of others: not what a live search would find"
+        tables.append(_metrics_table(result, normalised, caption=caption))
+    return tables
+
+
+def _metrics_table(result: Mapping[str, Any], rankings: Mapping[str, Any], *, caption: str) -> Html:
+    notes, rows = {MAIN: "", FIRST_STAGE: "first stage alone"}, []
     for ranking, metrics in rankings.items():
         for direction in DIRECTIONS:
             note = notes.get(ranking, ranking)
@@ -63,7 +70,7 @@ def _metrics_table(result: Mapping[str, Any]) -> Html:
                 for name, value in metrics[direction].items()
             ]
             rows.append([[TITLES[direction], element("small", note) if note else ""], *cells])
-    return table(["direction", *result["t2v"]], rows, caption="Metrics, with 95% intervals below them")
+    return table(["direction", *result["t2v"]], rows, caption=caption)
 
 
 def _between(interval: Sequence[float]) -> str:
@@ -85,7 +92,10 @@ def _reading_help(result: Mapping[str, Any]) -> Html:
 def _costs(result: Mapping[str, Any]) -> Html:
     on = result.get("measured_on", {})
     embedding = on.get("embedding") or {}
-    places = f"{embedding.get('num_actors')} actors, {embedding.get('gpus_per_actor')} GPUs each" if embedding else ""
+    places = "not told where"
+    if embedding:
+        gpus = embedding["gpus_per_actor"]
+        places = f"copies of the model: {embedding['num_actors']}, each on " + (f"{gpus:g} GPUs" if gpus else "the CPU")
     return table(
         ["what", "value", "measured"],
         [
@@ -98,10 +108,11 @@ def _costs(result: Mapping[str, Any]) -> Html:
             [
                 "videos embedded a second",
                 _told(result.get("videos_per_s"), short),
-                f"whole embedding, start of workers included; {places or 'not told where'}",
+                f"whole embedding, start of workers included; {places}",
             ],
         ],
         caption="What this result costs",
+        texts=(2,),
     )
 
 

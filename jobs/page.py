@@ -28,7 +28,8 @@ h3{font-size:1rem;margin:1.25rem 0 .5rem}p{margin:.4rem 0}.faint,figcaption{colo
 caption{text-align:left;color:var(--faint);font-size:.9rem;padding-bottom:.25rem}
 th,td{padding:.3rem .75rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
 th:first-child,td:first-child{text-align:left;padding-left:0}thead th{color:var(--faint);font-weight:600}
-tbody th{font-weight:600}td.text,th.text{text-align:left}small{display:block;color:var(--faint);font-size:.8rem}
+tbody th{font-weight:600}td.text,th.text{text-align:left}
+small{display:block;color:var(--faint);font-size:.8rem;font-weight:400}
 .warnings{background:var(--warn-back);border-left:4px solid var(--warn);padding:.5rem 1rem;margin:1rem 0}
 .warnings ul{margin:.25rem 0;padding-left:1.25rem}.warnings strong{color:var(--warn)}
 figure{margin:1rem 0}
@@ -97,15 +98,21 @@ def picture(data: bytes, *, kind: str, alt: str) -> Html:
     return element("img", src=f"data:image/{kind};base64,{base64.b64encode(data).decode()}", alt=alt, loading="lazy")
 
 
-def table(head: Sequence[Child], rows: Iterable[Sequence[Child]], *, caption: str = "") -> Html:
-    """A table whose first column names its rows."""
+def table(head: Sequence[Child], rows: Iterable[Sequence[Child]], *, caption: str, texts: Sequence[int] = ()) -> Html:
+    """A table whose first column names its rows; columns hold numbers, but for those with a number among ``texts``."""
+    kinds = ["text" if i in texts else None for i in range(len(head))]
     body = [
-        element("tr", element("th", row[0], scope="row"), [element("td", cell) for cell in row[1:]]) for row in rows
+        element(
+            "tr",
+            element("th", first, scope="row"),
+            [element("td", cell, class_=kind) for cell, kind in zip(others, kinds[1:], strict=True)],
+        )
+        for first, *others in rows
     ]
-    columns = element("thead", element("tr", [element("th", name, scope="col") for name in head]))
-    title = element("caption", caption) if caption else ""
+    names = [element("th", name, scope="col", class_=kind) for name, kind in zip(head, kinds, strict=True)]
+    columns, title = element("thead", element("tr", names)), element("caption", caption)
     whole = element("table", title, columns, element("tbody", body))
-    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption or "table")
+    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def facts(pairs: Iterable[tuple[str, Child]]) -> Html:
