@@ -44,9 +44,9 @@ class _Axes:
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     def x_ticks(self) -> list[float]:
-        """1, 2 and 5 times powers of ten inside the axis; powers alone where these would be too many."""
-        powers = range(math.floor(self._low) - 1, math.ceil(self._high) + 1)
-        steps = (1, 2, 5) if self._high - self._low < 3 else (1,)
+        """Round numbers inside the axis: more for each power of ten the fewer of these there are."""
+        powers, wide = range(math.floor(self._low) - 1, math.ceil(self._high) + 1), self._high - self._low
+        steps = (1, 1.5, 2, 3, 4, 5, 7) if wide < 1 else (1, 2, 5) if wide < 3 else (1,)
         ticks = [step * 10.0**power for power in powers for step in steps]
         return [tick for tick in ticks if self._low <= math.log10(tick) <= self._high]
 

@@ -16,6 +16,7 @@ from cluster.tracking import NO_TRACKING, Tracker, TrackerSpec, open_tracker
 from fpig_core.bootstrap import NUM_RESAMPLES
 from fpig_core.evaluation import MAIN
 from fpig_core.metrics import DIRECTIONS
+from jobs.charts import short
 from jobs.cli import Report, launch, write_json
 from jobs.comparison import COSTS, compare_results
 from jobs.comparison_report import render_comparison, render_markdown
@@ -90,21 +91,23 @@ def _log(tracker: Tracker, compared: Mapping[str, Any], *, pages: list[str]) -> 
 
 
 def _show(compared: Mapping[str, Any]) -> None:
-    table = Table(title="R@1 in percent with 95% intervals; differences are from the first system")
-    table.add_column("system", overflow="fold")
-    for name in ("t2v R@1", "difference", "v2t R@1", "difference", "bytes/video", "ms/query", "videos/s"):
-        table.add_column(name, justify="right")
-    for system, pair in zip(compared["systems"], [None, *compared["differences"]], strict=True):
-        row = []
-        for direction in DIRECTIONS:
-            low, high = system["intervals"][direction]["R@1"]
-            row.append(f"{system[direction]['R@1']:.1f} ({low:.1f}–{high:.1f})")
-            told = pair[direction]["R@1"] if pair else None
-            row.append(f"{told['difference']:+.1f} ({told['low']:+.1f} to {told['high']:+.1f})" if told else "")
-        row += ["–" if system[name] is None else f"{system[name]:.4g}" for name in COSTS]
-        table.add_row(plain(system["name"]), *row)
+    results, differences = Table(title="R@1 in percent, and costs"), Table(title="R@1: this system less the first")
+    for table in (results, differences):
+        table.add_column("system", overflow="fold")
+    for name in ("t2v", "v2t", "bytes/video", "ms/query", "videos/s"):
+        results.add_column(name, justify="right")
+    for system in compared["systems"]:
+        recall = [f"{system[direction]['R@1']:.1f}" for direction in DIRECTIONS]
+        costs = ["–" if system[name] is None else short(system[name]) for name in COSTS]
+        results.add_row(plain(system["name"]), *recall, *costs)
+    for name in ("t2v (95% interval)", "v2t (95% interval)"):
+        differences.add_column(name, justify="right")
+    for pair in compared["differences"]:
+        told = [pair[direction]["R@1"] for direction in DIRECTIONS]
+        cells = [f"{one['difference']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in told]
+        differences.add_row(plain(pair["system"]), *cells)
     console = Console()
-    console.print(table)
+    console.print(results, differences)
     for warning in compared["warnings"]:
         console.print(plain(f"Note: {warning}"))
 

@@ -104,7 +104,7 @@ def each_ranking(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
 def show_metrics(result: Mapping[str, Any]) -> None:
     """The table on the terminal, and the warnings below it."""
     table = Table(title="R@K and SumR in percent, higher is better; MdR and MnR are ranks, lower is better")
-    table.add_column("direction")
+    table.add_column("direction", overflow="fold")
     for name in result["t2v"]:
         table.add_column(name, justify="right")
     for ranking, metrics in each_ranking(result):
