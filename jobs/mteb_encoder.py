@@ -31,7 +31,7 @@ TEXT, VIDEO = "text", "video"
 
 
 class Decoder(Protocol):
-    """What is used of ``torchcodec.decoders.VideoDecoder``: a length, and frames uint8 [F, 3, H, W] by their numbers."""
+    """What is used of ``torchcodec.decoders.VideoDecoder``: a length, and frames uint8 [F, 3, H, W] by number."""
 
     def __len__(self) -> int: ...
 
@@ -58,7 +58,7 @@ class MtebEncoder:
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Vectors float32 [rows, D] of the texts or the videos that the loader holds; what else is told changes nothing.
+        """Vectors float32 [rows, D] of the texts or videos that the loader holds; what else is told changes nothing.
 
         Raises:
             ValueError: rows with neither, or with both: the model has no vector of a text and a video together.
