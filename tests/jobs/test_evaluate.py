@@ -22,8 +22,9 @@ REJECTED = (2, 7)
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path, monkeypatch):
     """A corpus in which each video's vector is the text vector of its own first caption: every rank is 1."""
+    monkeypatch.setattr("jobs.evaluate.NUM_TIMED", 1)
     model_id = write_model(tmp_path / "model")
     manifest = write_shards(tmp_path / "shards", NUM_ROWS)
     vectors = encode_queries(load_bundle(tmp_path / "model"), [caption_of(number) for number in range(NUM_ROWS)])

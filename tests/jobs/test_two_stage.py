@@ -27,6 +27,7 @@ REJECTED = (2, 7)
 def world(tmp_path, monkeypatch):
     """The first stage looks for each video in the place of the one before; the second one knows better."""
     monkeypatch.setitem(METHODS, "judge", JUDGE)
+    monkeypatch.setattr("jobs.evaluate.NUM_TIMED", 1)
     model, model_id = str(tmp_path / "model"), write_judge(tmp_path / "model")
     manifest = write_shards(tmp_path / "shards", NUM_ROWS)
     own = encode_queries(load_bundle(tmp_path / "model"), [caption_of(number) for number in range(NUM_ROWS)])
