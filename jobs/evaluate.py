@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -71,8 +71,8 @@ class Args:
     """Model bundle; by default where it was when it embedded the corpus."""
     queries: Choice = "first"
     """One caption a video, every caption (multi-sentence), or all captions of a video as one (paragraph)."""
-    column: str = "vector"
-    """Which vectors are searched: vector, or vector_unfused where the corpus keeps them."""
+    column: Literal["vector", "vector_unfused"] = "vector"
+    """Which vectors are searched."""
     rerank_top: int = 0
     """How many of the best the model judges once more, by what the corpus keeps of them; 0: one stage."""
     normalisers: tuple[NormaliserName, ...] = ()
