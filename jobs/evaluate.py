@@ -236,15 +236,14 @@ def warnings_of(result: Mapping[str, Any]) -> list[str]:
         for name in result.get("normalised", {})
     ]
     if missing := result["num_videos_missing"]:
-        found.append(f"{missing} videos of the manifest could not be embedded: nobody searched for them or among them.")
+        found.append(f"Videos that could not be embedded: {missing}. Nobody searched for them or among them.")
     if silent := result["num_videos"] - result["num_captioned_videos"]:
-        found.append(f"{silent} videos have no caption: they are candidates, and no query describes them.")
+        found.append(f"Videos without a caption: {silent}. They are candidates, and no query describes them.")
     if ambiguous := result["num_ambiguous_queries"]:
-        found.append(
-            f"{ambiguous} queries have the very text of a query about another video: no model can tell them apart."
-        )
+        told = f"Queries with the very text of a query about another video: {ambiguous}."
+        found.append(f"{told} No model can tell these apart.")
     if result["num_queries"] < FEW_QUERIES:
-        found.append(f"There are only {result['num_queries']} queries: look at the intervals.")
+        found.append(f"Queries in all: {result['num_queries']}. Look at the intervals.")
     return found
 
 

@@ -28,7 +28,8 @@ h3{font-size:1rem;margin:1.25rem 0 .5rem}p{margin:.4rem 0}.faint,figcaption{colo
 caption{text-align:left;color:var(--faint);font-size:.9rem;padding-bottom:.25rem}
 th,td{padding:.3rem .75rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
 th:first-child,td:first-child{text-align:left;padding-left:0}thead th{color:var(--faint);font-weight:600}
-tbody th{font-weight:600}td.text,th.text{text-align:left}
+th,td{overflow-wrap:normal;white-space:nowrap}td.text,th.text{text-align:left}
+tbody th,td.text{white-space:normal;overflow-wrap:break-word;min-width:8rem}tbody th{font-weight:600}
 small{display:block;color:var(--faint);font-size:.8rem;font-weight:400}
 .warnings{background:var(--warn-back);border-left:4px solid var(--warn);padding:.5rem 1rem;margin:1rem 0}
 .warnings ul{margin:.25rem 0;padding-left:1.25rem}.warnings strong{color:var(--warn)}

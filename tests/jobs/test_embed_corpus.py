@@ -38,6 +38,8 @@ def test_a_corpus_over_its_budget_is_complete_all_the_same(ray_local, tmp_path):
     assert first.summary["rejected"] == {"bad_container": 1}
     meta = json.loads((tmp_path / "corpus" / "_COMMITTED.json").read_text())
     assert (meta["model_id"], meta["model_run_id"], meta["model"]) == (model_id, "abc", str(tmp_path / "model"))
+    assert (meta["speed"]["num_videos"], meta["speed"]["num_actors"]) == (10, 1)
+    assert meta["speed"]["seconds"] > 0
     assert verify(VerifyArgs(corpus=str(tmp_path / "corpus"))).exit_code == DONE
     again = main(args_for(tmp_path, max_rejected="10%"))
     assert again.exit_code == DONE
