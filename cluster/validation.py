@@ -7,7 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster.collectives import gather
-from fpig_core.metrics import summarise_ranks, text_to_video_ranks, video_to_text_ranks
+from fpig_core.metrics import summarise_both
+from fpig_core.ranks import VectorScores, rank_both
 
 
 class RankedQuery(NamedTuple):
@@ -59,19 +60,15 @@ class Validation:
         if not len(text):
             return None
         names = [name for part in every for name in part]
-        target = torch.arange(len(text), device=self.device)
-        ranks = {
-            "t2v": text_to_video_ranks(text, video, target),
-            "v2t": video_to_text_ranks(text, video, target),
-        }
+        ranks = rank_both(VectorScores(text, video), torch.arange(len(text), device=self.device))
         metrics = {
             f"{direction}_{name.lower().replace('@', '')}": value
-            for direction, rank in ranks.items()
-            for name, value in summarise_ranks(rank).items()
+            for direction, values in summarise_both(ranks).items()
+            for name, value in values.items()
         }
         first = torch.cat([(rows.double() @ video.double().T).argmax(dim=1) for rows in text.split(1024)])
         queries = [
             RankedQuery(uid, caption, rank, names[place][0])
-            for (uid, caption), rank, place in zip(names, ranks["t2v"].tolist(), first.tolist(), strict=True)
+            for (uid, caption), rank, place in zip(names, ranks.t2v_Q.tolist(), first.tolist(), strict=True)
         ]
         return Judged(metrics, queries)
