@@ -1,4 +1,4 @@
-"""The validation of an epoch on two workers: ranks by plain loops over all vectors, in the order of the gathered rows."""
+"""The validation of an epoch on two workers: ranks by plain loops over all vectors, in the order they were gathered."""
 
 import numpy as np
 import pytest
