@@ -22,11 +22,11 @@ import ray
 import ray.data
 
 from benchmarks.measure import machine, save
-from pipelines.blocks import LoadBlock, block_stream
+from benchmarks.scale_blocks import ROWS, empty_block, repartitioned
+from pipelines.blocks import block_stream
 from pipelines.segments import deal
 from pipelines.stream import SEGMENT_BLOCKS
 
-ROWS, ROW_BYTES = 8, 1 << 14
 EXECUTES, CONSUMES, DEALS = "ray::SplitCoordinator", "ray::Consumer", "ray::_Segments"
 MIB, PAGE = 1 << 20, 4096
 
@@ -54,7 +54,7 @@ def main() -> None:
     if args.quick:
         args.blocks, args.segment, args.every = 60, 20, 1.0
     where = machine()
-    ray.init("local", num_cpus=args.cpus, include_dashboard=False, object_store_memory=512 * MIB, logging_level="ERROR")
+    ray.init("local", num_cpus=args.cpus, include_dashboard=False, object_store_memory=512 * MIB)
     points, pauses = measure(args)
     for name in sorted({name for point in points for name in point.mib}):
         print(f"{name:16s} {growth(points, name):8.0f} bytes a block")
@@ -66,15 +66,16 @@ def measure(args: argparse.Namespace) -> tuple[list[Point], list[float]]:
     """Work through the stream -> what was seen on the way, and the pauses of the first worker between segments."""
     shares: list[Any]
     if args.way == "segments":
+        load = functools.partial(empty_block, args.workers)
         starts = range(0, args.blocks, args.segment)
         made = deal(
-            lambda number: block_stream(Load(args.workers), range(args.blocks)[starts[number] :][: args.segment]),
+            lambda number: block_stream(load, range(args.blocks)[starts[number] :][: args.segment]),
             num_segments=len(starts),
             num_workers=args.workers,
         )
         shares = list(made)
     else:
-        shares = repartitioned(Load(args.workers), args.blocks).streaming_split(args.workers, equal=True)
+        shares = repartitioned(args.workers, args.blocks).streaming_split(args.workers, equal=True)
     workers = [Consumer.options(max_concurrency=2).remote(share, rank) for rank, share in enumerate(shares)]
     runs = [worker.run.remote(args.segment // args.workers) for worker in workers]
     start, points = time.perf_counter(), []
@@ -85,36 +86,6 @@ def measure(args: argparse.Namespace) -> tuple[list[Point], list[float]]:
         if points[-1].seconds > args.limit:
             return points, []
     return points, cast(list[list[float]], ray.get(runs))[0]
-
-
-class Load:
-    """Makes a block of zeros that is large enough not to travel inside messages."""
-
-    def __init__(self, num_workers: int):
-        self.num_workers = num_workers
-
-    def __call__(self, number: int) -> dict[str, Any]:
-        batch, worker = divmod(number, self.num_workers)
-        slot = worker * ROWS + np.arange(ROWS)
-        return {"batch": np.full(ROWS, batch), "slot": slot, "frames": np.zeros((ROWS, ROW_BYTES), np.uint8)}
-
-
-def repartitioned(load: LoadBlock, num_blocks: int) -> ray.data.Dataset:
-    dataset = ray.data.range(num_blocks, override_num_blocks=8)
-    dataset.context.target_max_block_size = None
-    dataset.context.execution_options.preserve_order = True
-    dataset.context.enable_progress_bars = False
-    dataset.context.print_on_execution_start = False
-    return dataset.repartition(target_num_rows_per_block=1, strict=True).map_batches(
-        functools.partial(_load_batch, load),  # pyright: ignore[reportArgumentType]
-        batch_size=1,
-        num_cpus=1,
-    )
-
-
-def _load_batch(load: LoadBlock, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-    (number,) = batch["id"]
-    return load(int(number))
 
 
 @ray.remote(num_cpus=0)

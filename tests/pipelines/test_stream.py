@@ -2,17 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
 import ray
-import ray.data
 
 from fpig_core.schedule import Phase, Schedule
+from pipelines import stream
 from pipelines.manifest import Manifest
 from pipelines.plan import EMPTY, Plan, Shuffle
-from pipelines.stream import NOT_A_SAMPLE, StreamSource, load_block, make_stream
+from pipelines.segments import Share
+from pipelines.stream import NOT_A_SAMPLE, StreamSource, load_block, share_stream
 from tests.worlds import PREPROCESS, write_shards
 
 NUM_TRAIN, NUM_VAL, GLOBAL_BATCH = 21, 5, 8
@@ -43,17 +43,15 @@ def uids_by_slot(source: StreamSource) -> list[list[str]]:
 
 
 def received(source: StreamSource, num_workers: int, *, first_batch: int = 0) -> list[list[dict]]:
-    """The blocks that each of ``num_workers`` consumers takes from one stream, the first consumer being slow."""
+    """The blocks that each of ``num_workers`` consumers receives."""
     source = dataclasses.replace(source, num_workers=num_workers)
-    shards = make_stream(source, first_batch=first_batch).streaming_split(num_workers, equal=True)
 
     @ray.remote(num_cpus=0)
-    def consume(shard: ray.data.DataIterator) -> list[dict]:
+    def consume(share: Share) -> list[dict]:
         keep = ("batch", "slot", "uid", "ok", "caption", "reason")
-        blocks: Any = shard.iter_batches(batch_size=cast(int, None), prefetch_batches=1)
-        return [{name: block[name].tolist() for name in keep} for block in blocks]
+        return [{name: block[name].tolist() for name in keep} for block in share]
 
-    return ray.get([consume.remote(shard) for shard in shards])
+    return ray.get([consume.remote(share) for share in share_stream(source, first_batch=first_batch)])
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
@@ -70,6 +68,13 @@ def test_starting_later_is_skipping_what_came_before(source) -> None:
     whole, rest = received(source, 2), received(source, 2, first_batch=3)
     assert [blocks[3:] for blocks in whole] == rest
     assert received(source, 2, first_batch=source.plan.schedule.num_batches) == [[], []]
+
+
+def test_segments_leave_no_mark(source, monkeypatch) -> None:
+    whole = received(source, 2)
+    monkeypatch.setattr(stream, "SEGMENT_BLOCKS", 5)
+    assert received(source, 2) == whole
+    assert received(source, 2, first_batch=3) == [blocks[3:] for blocks in whole]
 
 
 def test_a_set_smaller_than_a_batch_starves_no_worker(source) -> None:
