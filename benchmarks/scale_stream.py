@@ -24,7 +24,7 @@ import ray.data
 from benchmarks.measure import machine, save
 from benchmarks.scale_blocks import ROWS, empty_block, repartitioned
 from pipelines.blocks import block_stream
-from pipelines.segments import deal
+from pipelines.segments import PREFETCHED_BLOCKS, deal
 from pipelines.stream import SEGMENT_BLOCKS
 
 EXECUTES, CONSUMES, DEALS = "ray::SplitCoordinator", "ray::Consumer", "ray::_Segments"
@@ -65,17 +65,16 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> tuple[list[Point], list[float]]:
     """Work through the stream -> what was seen on the way, and the pauses of the first worker between segments."""
     shares: list[Any]
-    if args.way == "segments":
-        load = functools.partial(empty_block, args.workers)
-        starts = range(0, args.blocks, args.segment)
-        made = deal(
-            lambda number: block_stream(load, range(args.blocks)[starts[number] :][: args.segment]),
-            num_segments=len(starts),
-            num_workers=args.workers,
-        )
-        shares = list(made)
-    else:
+    if args.way == "repartition":
         shares = repartitioned(args.workers, args.blocks).streaming_split(args.workers, equal=True)
+    else:
+        load = functools.partial(empty_block, args.workers)
+        numbers = [
+            range(first, min(first + args.segment, args.blocks)) for first in range(0, args.blocks, args.segment)
+        ]
+        shares = list(
+            deal(lambda each: block_stream(load, numbers[each]), num_segments=len(numbers), num_workers=args.workers)
+        )
     workers = [Consumer.options(max_concurrency=2).remote(share, rank) for rank, share in enumerate(shares)]
     runs = [worker.run.remote(args.segment // args.workers) for worker in workers]
     start, points = time.perf_counter(), []
@@ -97,8 +96,9 @@ class Consumer:
 
     def run(self, segment: int) -> list[float]:
         pauses, before = [], time.perf_counter()
-        blocks = self._share.iter_batches(batch_size=None) if hasattr(self._share, "iter_batches") else self._share
-        for block in blocks:
+        repartitioned = isinstance(self._share, ray.data.DataIterator)
+        whole: dict[str, Any] = {"batch_size": None, "prefetch_batches": PREFETCHED_BLOCKS}
+        for block in self._share.iter_batches(**whole) if repartitioned else self._share:
             if self._done and self._done % segment == 0:
                 pauses.append(time.perf_counter() - before)
             assert (block["batch"] == self._done).all()
