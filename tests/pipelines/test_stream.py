@@ -54,7 +54,8 @@ def consumed(shares: Sequence[Any]) -> list[list[dict]]:
     @ray.remote(num_cpus=0)
     def consume(share: Any) -> list[dict]:
         keep = ("batch", "slot", "uid", "ok", "caption", "reason")
-        blocks = share.iter_batches(batch_size=None) if isinstance(share, DataIterator) else share
+        whole: Any = None
+        blocks = share.iter_batches(batch_size=whole) if isinstance(share, DataIterator) else share
         return [{name: block[name].tolist() for name in keep} for block in blocks]
 
     return ray.get([consume.remote(share) for share in shares])
