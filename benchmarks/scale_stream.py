@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,17 +64,20 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> tuple[list[Point], list[float]]:
     """Work through the stream -> what was seen on the way, and the pauses of the first worker between segments."""
-    shares: list[Any]
     if args.way == "repartition":
-        shares = repartitioned(args.workers, args.blocks).streaming_split(args.workers, equal=True)
-    else:
-        load = functools.partial(empty_block, args.workers)
-        numbers = [
-            range(first, min(first + args.segment, args.blocks)) for first in range(0, args.blocks, args.segment)
-        ]
-        shares = list(
-            deal(lambda each: block_stream(load, numbers[each]), num_segments=len(numbers), num_workers=args.workers)
-        )
+        return consume(repartitioned(args.workers, args.blocks).streaming_split(args.workers, equal=True), args)
+    load = functools.partial(empty_block, args.workers)
+    starts = range(0, args.blocks, args.segment)
+    numbers = [range(start, min(start + args.segment, args.blocks)) for start in starts]
+
+    def make(number: int) -> ray.data.Dataset:
+        return block_stream(load, numbers[number])
+
+    with deal(make, num_segments=len(numbers), num_workers=args.workers) as shares:
+        return consume(shares, args)
+
+
+def consume(shares: Sequence[Any], args: argparse.Namespace) -> tuple[list[Point], list[float]]:
     workers = [Consumer.options(max_concurrency=2).remote(share, rank) for rank, share in enumerate(shares)]
     runs = [worker.run.remote(args.segment // args.workers) for worker in workers]
     start, points = time.perf_counter(), []

@@ -43,7 +43,7 @@ def deal(make: MakeSegment, *, num_segments: int, num_workers: int) -> Iterator[
     """
     # The executing processes come to the node of the one that makes them; this one may not be taken away.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    segments = _Segments.options(scheduling_strategy=here).remote(make, num_segments, num_workers)
+    segments: Any = _Segments.options(scheduling_strategy=here).remote(make, num_segments, num_workers)
     try:
         yield [Share(segments, rank) for rank in range(num_workers)]
     finally:

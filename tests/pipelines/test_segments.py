@@ -36,8 +36,8 @@ def test_workers_receive_all_blocks_in_turn(ray_local, num_workers: int, segment
     def make(number: int) -> ray.data.Dataset:
         return block_stream(load, range(starts[number], min(starts[number] + segment, num_blocks)))
 
-    shares = deal(make, num_segments=len(starts), num_workers=num_workers)
-    received: Any = ray.get([consume.remote(share) for share in shares])
+    with deal(make, num_segments=len(starts), num_workers=num_workers) as shares:
+        received: Any = ray.get([consume.remote(share) for share in shares])
     for rank, blocks in enumerate(received):
         wanted = range(rank, num_blocks, num_workers)
         assert blocks == [([number] * ROWS, [f"block {number}", "ä"]) for number in wanted]

@@ -83,8 +83,9 @@ def test_segments_leave_no_mark(source, monkeypatch, num_workers) -> None:
     whole = received(source, num_workers)
     monkeypatch.setattr(stream, "SEGMENT_BLOCKS", 3 * num_workers)
     for first_batch in (0, 4):
-        shares = share_stream(dataclasses.replace(source, num_workers=num_workers), first_batch=first_batch)
-        assert consumed(shares) == [blocks[first_batch:] for blocks in whole]
+        dealt = dataclasses.replace(source, num_workers=num_workers)
+        with share_stream(dealt, first_batch=first_batch) as shares:
+            assert consumed(shares) == [blocks[first_batch:] for blocks in whole]
 
 
 def test_a_set_smaller_than_a_batch_starves_no_worker(source) -> None:
