@@ -3,23 +3,22 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow.fs
 import ray
-import ray.data
 import ray.train
-from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoints import Checkpoint
 from cluster.pulse import hanging, open_board, pulse
-from cluster.task import BLOCKS, TrainTask
+from cluster.task import TrainTask
 from cluster.validation import RankedQuery
 
 logger = logging.getLogger(__name__)
@@ -65,39 +64,38 @@ class _ForwardReports(UserCallback):
 def _train_worker(config: dict[str, Any]) -> None:
     # Ray Train's note about every report goes to the root logger, past the level that its own setting asks for.
     logging.getLogger().setLevel(logging.WARNING)
-    with pulse(config["board"], ray.train.get_context().get_world_rank()) as beating:
+    rank = ray.train.get_context().get_world_rank()
+    with pulse(config["board"], rank) as beating:
         # DeepSpeed takes seconds to import, and only the workers need it.
         from cluster.worker import TrainWorker
 
-        TrainWorker(config["task"], beating).run(config["checkpoint"])
+        TrainWorker(config["task"], beating).run(config["shares"][rank], config["checkpoint"])
 
 
 def run_group(
     task: TrainTask,
-    stream: ray.data.Dataset,
+    shares: Sequence[Iterable[dict[str, Any]]],
     checkpoint: Checkpoint | None,
     *,
-    num_workers: int,
     use_gpu: bool,
     on_report: OnReport,
     should_stop: Callable[[], bool],
 ) -> None:
-    """Train with one group of ``num_workers`` from ``checkpoint`` on, until the stream ends or ``should_stop``.
+    """Train with one group from ``checkpoint`` on, a worker for each share, until the stream ends or ``should_stop``.
 
-    A group that is asked to stop saves a checkpoint first. ``stream`` must start at the checkpoint.
+    A group that is asked to stop saves a checkpoint first. ``shares`` must start at the checkpoint.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed, hung, or its node was lost.
     """
-    in_order = ray.data.ExecutionOptions(preserve_order=True)
     filesystem, root = fsspec.core.url_to_fs(task.run_url)
     with _relay(on_report) as queue, open_board() as board:
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config={"task": task, "checkpoint": checkpoint, "board": board},
+            train_loop_config={"task": task, "shares": shares, "checkpoint": checkpoint, "board": board},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=num_workers,
+                num_workers=len(shares),
                 use_gpu=use_gpu,
                 resources_per_worker=task.placement.worker_resources(use_gpu=use_gpu),
             ),
@@ -111,8 +109,6 @@ def run_group(
                 logging_config=LoggingConfig(log_level="CRITICAL"),
                 worker_runtime_env={} if use_gpu else {"env_vars": WITHOUT_GPU},
             ),
-            datasets={BLOCKS: stream},
-            dataset_config=DataConfig(execution_options=in_order, enable_shard_locality=False),
         )
         # In a thread, which leaves signals to this one: Ray would take an interrupt for itself.
         with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as pool:

@@ -9,9 +9,6 @@ from cluster.placement import Placement
 from fpig_core.models import ModelConfig
 from fpig_core.schedule import Schedule
 
-BLOCKS = "blocks"
-"""Name of the stream among a worker's datasets."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Monitor:

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import ray
-import ray.data
 from ray.train import TrainingFailedError
 
 from cluster.checkpoints import Checkpoint
@@ -17,8 +18,8 @@ from cluster.task import TrainTask
 
 logger = logging.getLogger(__name__)
 
-MakeStream = Callable[[int, int], ray.data.Dataset]
-"""(first batch, number of workers) -> the blocks of all batches from there on, one a worker in every batch."""
+MakeStream = Callable[[int, int], AbstractContextManager[Sequence[Iterable[dict[str, Any]]]]]
+"""(first batch, number of workers) -> what each worker receives: a block of every batch from there on."""
 RESTART_S = 120.0
 """How long a cluster that has become too small gets to grow again, at least."""
 
@@ -89,19 +90,18 @@ def _run_group(
 ) -> TrainingFailedError | None:
     """Train with one group until it ends, is to stop, or could be larger -> why it failed, if it did."""
     growth = _Growth(task.placement, num_workers=num_workers, use_gpu=use_gpu)
-    stream = make_stream(newest.batch if newest else 0, num_workers)
-    try:
-        run_group(
-            task,
-            stream,
-            newest,
-            num_workers=num_workers,
-            use_gpu=use_gpu,
-            on_report=on_report,
-            should_stop=lambda: should_stop() or growth.is_possible(),
-        )
-    except TrainingFailedError as error:
-        return error
+    with make_stream(newest.batch if newest else 0, num_workers) as shares:
+        try:
+            run_group(
+                task,
+                shares,
+                newest,
+                use_gpu=use_gpu,
+                on_report=on_report,
+                should_stop=lambda: should_stop() or growth.is_possible(),
+            )
+        except TrainingFailedError as error:
+            return error
     return None
 
 

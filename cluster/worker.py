@@ -1,9 +1,9 @@
 """What one training worker does, from the first block of the stream to the last."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -24,7 +24,7 @@ from cluster.placement import autocast_dtype
 from cluster.pulse import Pulse, Vote
 from cluster.saver import Saver
 from cluster.state import load_state
-from cluster.task import BLOCKS, TrainTask
+from cluster.task import TrainTask
 from cluster.validation import RankedQuery, Validation
 from fpig_core.backbone import tokenize
 from fpig_core.bundle import CONFIG, WEIGHTS
@@ -79,19 +79,16 @@ class TrainWorker:
                 filesystem.get_file(f"{root}/{name}", f"{local}/{name}")
             start_from(self.model, local)
 
-    def run(self, checkpoint: Checkpoint | None) -> None:
-        """Work through the stream, which starts at the checkpoint: to its end, or to the wish to stop.
+    def run(self, blocks: Iterable[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        """Work through the blocks, which start at the checkpoint: to its end, or to the wish to stop.
 
         Raises:
             DamagedError: what the checkpoint holds is not what was saved.
             LossError: the loss is no number any more.
         """
-        shard = ray.train.get_dataset_shard(BLOCKS)
-        assert shard is not None
         if checkpoint:
             self._restore(checkpoint)
         first_batch = checkpoint.batch if checkpoint else 0
-        blocks: Any = shard.iter_batches(batch_size=cast(int, None), prefetch_batches=2)  # None: whole blocks
         batch = first_batch - 1
         for batch, block in self.meter.timed(blocks, first_batch=first_batch):
             self._check_place(block, batch)

@@ -6,11 +6,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from ray.data import Dataset
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.checkpoints import Checkpoint
@@ -35,7 +35,8 @@ from pipelines import storage
 from pipelines.frame_cache import require_fitting
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.places import ORIGIN, absolute
-from pipelines.stream import StreamSource, make_stream
+from pipelines.segments import Share
+from pipelines.stream import StreamSource, share_stream
 
 EXAMPLE = "python -m jobs.train msrvtt-fpig-b32 --optim.lr 3e-6 --placement.num-workers 8"
 SHOWN = ("loss", "val_t2v_r1", "samples_per_s")
@@ -206,8 +207,8 @@ def train(
             progress.update(bar, completed=report.step, note=note)
             reports.take(report)
 
-        def stream(batch: int, num_workers: int) -> Dataset:
-            return make_stream(dataclasses.replace(source, num_workers=num_workers), first_batch=batch)
+        def stream(batch: int, num_workers: int) -> AbstractContextManager[list[Share]]:
+            return share_stream(dataclasses.replace(source, num_workers=num_workers), first_batch=batch)
 
         run_training(task, stream, on_report=on_report, should_stop=should_stop)
 

@@ -25,7 +25,8 @@ from pipelines.reader import read_videos
 
 MAX_DETAIL = 300
 
-Rows = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]
+"""Rows as Ray Data hands them on: columns by name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Work:
     out_url: str
 
 
-def decode_rows(batch: Rows, *, refs: Sequence[Any]) -> Rows:
+def decode_rows(batch: Batch, *, refs: Sequence[Any]) -> Batch:
     """Positions (``id``) -> ``row``, ``reason`` ("" if usable), ``detail`` and ``frames`` uint8 [rows, F, 3, H, W]."""
     work: Work = ray.get(refs[0])
     row_B = work.parts.rows(batch["id"])
@@ -60,7 +61,7 @@ def _text(values: Sequence[str]) -> np.ndarray:
     return np.array([value[:MAX_DETAIL].replace("\0", " ").encode("utf-8", "replace").decode() for value in values])
 
 
-def write_part(batch: Rows, *, refs: Sequence[Any]) -> Rows:
+def write_part(batch: Batch, *, refs: Sequence[Any]) -> Batch:
     """Write one part, its quarantine file first: the part's own appearance is its commit -> one receipt row."""
     work: Work = ray.get(refs[0])
     row_B = batch["row"]
@@ -83,7 +84,7 @@ def write_part(batch: Rows, *, refs: Sequence[Any]) -> Rows:
     return _receipt(PartCount(name=part.name, start=part.start, num_embedded=int(ok.sum()), rejected=Counter(rejected)))
 
 
-def _receipt(count: PartCount) -> Rows:
+def _receipt(count: PartCount) -> Batch:
     rejected = json.dumps(dict(count.rejected))
     return {
         "name": np.array([count.name]),

@@ -7,7 +7,7 @@ from torch import Tensor
 from fpig_core.bundle import load_bundle
 from fpig_core.speed import compile_blocks
 from pipelines.columns import Column
-from pipelines.embed_stages import Rows
+from pipelines.embed_stages import Batch
 from pipelines.parts import CorpusSpec
 from pipelines.places import local_bundle
 
@@ -31,7 +31,7 @@ class EncodeVideos:
         shape = (batch_size, preprocess.num_frames, 3, preprocess.size, preprocess.size)
         self._frame_BF3HW = torch.zeros(shape, dtype=torch.uint8, pin_memory=use_gpu)
 
-    def __call__(self, batch: Rows) -> Rows:
+    def __call__(self, batch: Batch) -> Batch:
         """``frames`` replaced by the columns of the corpus, [rows, *shape] as they are stored.
 
         A video of which a number is not finite, or too large for the corpus, is rejected.

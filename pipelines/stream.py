@@ -7,7 +7,9 @@ workers is filled up with such slots.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,17 @@ import ray.data
 
 from fpig_core.preprocess import Preprocess
 from fpig_core.schedule import Phase
+from pipelines.blocks import block_stream
 from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest
 from pipelines.plan import EMPTY, Plan
 from pipelines.quarantine import SampleError
 from pipelines.reader import read_videos
+from pipelines.segments import Share, deal
 
 NOT_A_SAMPLE = "empty_slot"
+SEGMENT_BLOCKS = 1 << 12
+"""Blocks of one Ray Data stream, whose process remembers something of each of them until it ends."""
 READ_THREADS = 8
 """Requests of a task at the same time: the samples of a block lie far apart, so that each takes one of its own."""
 
@@ -41,32 +47,28 @@ class StreamSource:
         return -(-self.plan.schedule.global_batch // self.num_workers)
 
 
-def make_stream(source: StreamSource, *, first_batch: int) -> "ray.data.Dataset":
-    """The blocks of all batches from ``first_batch`` to the end of the run, in order.
+def make_stream(source: StreamSource, *, first_batch: int, stop_batch: int | None = None) -> "ray.data.Dataset":
+    """The blocks of the batches from ``first_batch`` to ``stop_batch``, by default to the end of the run, in order.
 
     Columns of a block of ``block_rows`` rows: ``batch, slot`` (place in the run), ``uid, caption, reason`` (strings),
     ``ok`` (bool) and ``frames`` (uint8 [F, 3, H, W] a row).
     """
-    schedule = source.plan.schedule
-    first_block = first_batch * source.num_workers
-    num_blocks = schedule.num_batches * source.num_workers - first_block
-    dataset = ray.data.range(num_blocks, override_num_blocks=max(1, min(num_blocks, 8)))
-    dataset.context.target_max_block_size = None
-    dataset.context.execution_options.preserve_order = True
-    # The driver draws the progress of the run; Ray's dashboard still shows every operator.
-    dataset.context.enable_progress_bars = False
-    dataset.context.print_on_execution_start = False
-    return dataset.repartition(target_num_rows_per_block=1, strict=True).map_batches(
-        _decode_block,  # pyright: ignore[reportArgumentType]  # Ray does not declare keyword arguments
-        batch_size=1,
-        num_cpus=1,
-        fn_kwargs={"source": source, "first_block": first_block},
-    )
+    stop = source.plan.schedule.num_batches if stop_batch is None else stop_batch
+    numbers = range(first_batch * source.num_workers, stop * source.num_workers)
+    return block_stream(functools.partial(load_block, source), numbers)
 
 
-def _decode_block(batch: dict[str, np.ndarray], *, source: StreamSource, first_block: int) -> dict[str, Any]:
-    (number,) = batch["id"]
-    return load_block(source, first_block + int(number))
+def share_stream(source: StreamSource, *, first_batch: int) -> AbstractContextManager[list[Share]]:
+    """What each worker receives of the stream from ``first_batch`` to the end of the run: a block of every batch."""
+    num_batches = source.plan.schedule.num_batches
+    step = max(1, SEGMENT_BLOCKS // source.num_workers)
+    starts = range(first_batch, num_batches, step)
+
+    def make_segment(number: int) -> ray.data.Dataset:
+        first = starts[number]
+        return make_stream(source, first_batch=first, stop_batch=min(first + step, num_batches))
+
+    return deal(make_segment, num_segments=len(starts), num_workers=source.num_workers)
 
 
 def load_block(source: StreamSource, block: int) -> dict[str, Any]:

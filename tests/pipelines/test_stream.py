@@ -1,18 +1,20 @@
 """The training stream: the blocks each worker receives are those of the plan, in order, whatever the workers do."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
-import ray.data
+from ray.data import DataIterator
 
 from fpig_core.schedule import Phase, Schedule
+from pipelines import stream
 from pipelines.manifest import Manifest
 from pipelines.plan import EMPTY, Plan, Shuffle
-from pipelines.stream import NOT_A_SAMPLE, StreamSource, load_block, make_stream
+from pipelines.stream import NOT_A_SAMPLE, StreamSource, load_block, make_stream, share_stream
 from tests.worlds import PREPROCESS, write_shards
 
 NUM_TRAIN, NUM_VAL, GLOBAL_BATCH = 21, 5, 8
@@ -43,17 +45,20 @@ def uids_by_slot(source: StreamSource) -> list[list[str]]:
 
 
 def received(source: StreamSource, num_workers: int, *, first_batch: int = 0) -> list[list[dict]]:
-    """The blocks that each of ``num_workers`` consumers takes from one stream, the first consumer being slow."""
+    """The blocks that each of ``num_workers`` consumers takes from one stream."""
     source = dataclasses.replace(source, num_workers=num_workers)
-    shards = make_stream(source, first_batch=first_batch).streaming_split(num_workers, equal=True)
+    return consumed(make_stream(source, first_batch=first_batch).streaming_split(num_workers, equal=True))
 
+
+def consumed(shares: Sequence[Any]) -> list[list[dict]]:
     @ray.remote(num_cpus=0)
-    def consume(shard: ray.data.DataIterator) -> list[dict]:
+    def consume(share: Any) -> list[dict]:
         keep = ("batch", "slot", "uid", "ok", "caption", "reason")
-        blocks: Any = shard.iter_batches(batch_size=cast(int, None), prefetch_batches=1)
+        whole: Any = None
+        blocks = share.iter_batches(batch_size=whole) if isinstance(share, DataIterator) else share
         return [{name: block[name].tolist() for name in keep} for block in blocks]
 
-    return ray.get([consume.remote(shard) for shard in shards])
+    return ray.get([consume.remote(share) for share in shares])
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
@@ -70,6 +75,17 @@ def test_starting_later_is_skipping_what_came_before(source) -> None:
     whole, rest = received(source, 2), received(source, 2, first_batch=3)
     assert [blocks[3:] for blocks in whole] == rest
     assert received(source, 2, first_batch=source.plan.schedule.num_batches) == [[], []]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
+def test_segments_leave_no_mark(source, monkeypatch, num_workers) -> None:
+    whole = received(source, num_workers)
+    monkeypatch.setattr(stream, "SEGMENT_BLOCKS", 3 * num_workers)
+    for first_batch in (0, 4):
+        dealt = dataclasses.replace(source, num_workers=num_workers)
+        with share_stream(dealt, first_batch=first_batch) as shares:
+            assert consumed(shares) == [blocks[first_batch:] for blocks in whole]
 
 
 def test_a_set_smaller_than_a_batch_starves_no_worker(source) -> None:

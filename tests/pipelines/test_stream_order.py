@@ -14,7 +14,7 @@ from fpig_core.schedule import Schedule
 from pipelines import stream
 from pipelines.manifest import MANIFEST_SCHEMA, Manifest, save_manifest
 from pipelines.plan import Plan, Shuffle
-from pipelines.stream import StreamSource
+from pipelines.stream import StreamSource, load_block
 
 NUM_CAPTIONS = 4
 Slot = tuple[int, int, str, str]
@@ -64,8 +64,7 @@ def received(source: StreamSource, num_workers: int, *, first_batch: int = 0) ->
     num_blocks = (source.plan.schedule.num_batches - first_batch) * num_workers
     dealt: list[list[list[Slot]]] = [[] for _ in range(num_workers)]
     for number in range(num_blocks):
-        ask = {"id": np.array([number])}
-        block = stream._decode_block(ask, source=source, first_block=first_batch * num_workers)
+        block = load_block(source, first_batch * num_workers + number)
         columns = (block[name].tolist() for name in ("batch", "slot", "uid", "caption"))
         dealt[number % num_workers].append(list(zip(*columns, strict=True)))
     return dealt
