@@ -34,7 +34,9 @@ class AveragedWeights:
     def update(self) -> None:
         """Count the weights in; to be called after every step."""
         if self._decay:
-            share = share_of_newest(self._engine.lr_scheduler.last_epoch, decay=self._decay)
+            # DeepSpeed leaves out a step whose gradient is not finite, and its schedule does not count it.
+            num_steps = max(1, self._engine.lr_scheduler.last_epoch)
+            share = share_of_newest(num_steps, decay=self._decay)
             get_ema_multi_avg_fn(1 - share)(*self._averages_and_masters(), None)
 
     def use(self, is_wanted: bool) -> None:
