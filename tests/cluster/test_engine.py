@@ -209,6 +209,16 @@ def test_a_state_fits_other_workers_and_stages(tmp_path, stages) -> None:
     require_equal(workers, first=STEPS - 1)
 
 
+def require_staged(results: list[Trained], *, wanted: Trained, case: Case, of: str) -> None:
+    start = values_of(build_method("fpig"))
+    for got in results:
+        assert got.losses == pytest.approx(wanted.losses[STEPS - 1 :], rel=1e-4), of
+        require_near(got.weights, wanted.weights, of=of, atol=case.atol)
+        require_near(got.averaged, wanted.averaged, of=f"{of}, average", atol=case.atol)
+        require_same_way(got.weights, wanted.weights, start=start, of=of)
+        require_same_way(got.averaged, wanted.averaged, start=start, of=f"{of}, average")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
@@ -217,14 +227,20 @@ def test_a_state_fits_other_workers_and_stages(tmp_path, stages) -> None:
 )
 def test_stages_and_the_average_are_those_of_plain_pytorch_also_over_a_restart(tmp_path, case, stages) -> None:
     """Rates by depth, a frozen first step, validation of the average after every step."""
-    wanted, start = train_plainly("fpig", case.optim), values_of(build_method("fpig"))
-    for results in run_workers(train_over_restarts, 2, str(tmp_path), case, stages):
-        for of, got in zip(map(str, stages), results, strict=True):
-            assert got.losses == pytest.approx(wanted.losses[STEPS - 1 :], rel=1e-4), of
-            require_near(got.weights, wanted.weights, of=of, atol=case.atol)
-            require_near(got.averaged, wanted.averaged, of=f"{of}, average", atol=case.atol)
-            require_same_way(got.weights, wanted.weights, start=start, of=of)
-            require_same_way(got.averaged, wanted.averaged, start=start, of=f"{of}, average")
+    wanted = train_plainly("fpig", case.optim)
+    workers = run_workers(train_over_restarts, 2, str(tmp_path), case, stages)
+    for of, results in zip(map(str, stages), zip(*workers, strict=True), strict=True):
+        require_staged(list(results), wanted=wanted, case=case, of=of)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_average_fits_other_workers_and_stages(tmp_path) -> None:
+    """One step on each of two, one and two workers."""
+    results: list[Trained] = []
+    for step, (num_workers, zero_stage) in enumerate(((2, 3), (1, 0), (2, 2))):
+        results = run_workers(train_leg, num_workers, zero_stage, "fpig", tmp_path, step, step + 1, STAGED)
+    require_staged(results, wanted=train_plainly("fpig", STAGED.optim), case=STAGED, of="other workers")
 
 
 def clamp_sharded(rank: int, num_workers: int, zero_stage: int) -> float:
