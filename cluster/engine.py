@@ -15,11 +15,19 @@ from fpig_core.training_step import TrainingStep
 
 
 def start_engine(
-    step: TrainingStep, optim: Optim, *, zero_stage: int, rows: int, num_steps: int, dtype: torch.dtype
+    step: TrainingStep,
+    optim: Optim,
+    *,
+    zero_stage: int,
+    offload: bool = False,
+    rows: int,
+    num_steps: int,
+    dtype: torch.dtype,
 ) -> deepspeed.DeepSpeedEngine:
     """Wrap a training step for data-parallel training; the process group must exist already.
 
     Args:
+        offload: the optimiser's state and step are on the host; ``zero_stage`` 1 to 3.
         rows: samples of one step on this worker.
         dtype: type of matrix products; master weights are float32 always.
     """
@@ -32,8 +40,13 @@ def start_engine(
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optim.clip_norm,
         "zero_optimization": {"stage": zero_stage},
+        # The host steps with torch's AdamW too: DeepSpeed's own would have to be compiled.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+    if offload:
+        host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        config["zero_optimization"]["offload_optimizer"] = host
     if dtype is not torch.float32:
         config["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
     scheduler = make_scheduler(optimizer, optim, num_steps=num_steps)

@@ -25,6 +25,8 @@ class Placement:
     """Folder or URL under which the run keeps its checkpoints and its model; shared by all nodes."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """How much DeepSpeed shards: 1 optimiser state, 2 + gradients, 3 + parameters."""
+    offload: bool = False
+    """Keep the optimiser's state in the memory of the host, where its steps then run: less GPU memory, more time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` computes in bf16 where the device has it, with float32 master weights."""
     micro_batch: int = 0
@@ -50,6 +52,8 @@ class Placement:
             raise ValueError(f"got min_workers={self.min_workers}, wanted 0 to num_workers={self.num_workers}")
         if self.micro_batch < 0:
             raise ValueError(f"got micro_batch={self.micro_batch}, wanted at least 1, or 0 for no bound")
+        if self.zero_stage == 0 and self.offload:
+            raise ValueError("got zero_stage=0 with offload, wanted 1, 2 or 3, which hold that state; use zero_stage=1")
         if self.zero_stage == 3 and (self.micro_batch or self.compile):
             raise ValueError(
                 f"got zero_stage=3 with micro_batch={self.micro_batch}, compile={self.compile}, wanted neither "

@@ -1,12 +1,13 @@
 """The state of a training run on disk, by parameter name: it fits any number of workers and any ZeRO stage.
 
-Three float32 values of every trained parameter, its weight and Adam's two moments, and the weight alone of frozen
-ones, as safetensors. Every worker writes a share, for which it needs the values of one parameter at a time; what a
-worker reads back are the pieces that it holds under the placement at hand.
+Float32 values of every trained parameter, its weight and what stands beside it in Adam's state (two moments, and the
+average of the weights if the run keeps one), and the weight alone of frozen ones, as safetensors. Every worker writes a
+share, for which it needs the values of one parameter at a time; what a worker reads back are the pieces that it holds
+under the placement at hand.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cluster.adam import adam_of, kinds_of_state, link_state, make_state
 from cluster.state_files import WEIGHT, state_files
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
@@ -37,7 +37,7 @@ def save_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
         OSError: the disk is full, or refuses.
     """
     rank, num_workers = dist.get_rank(), dist.get_world_size()
-    _link_moments(engine)
+    link_state(engine)
     share: dict[str, Tensor] = {}
     for number, (name, parameter) in enumerate(_named(engine).items()):
         is_mine = number % num_workers == rank
@@ -62,10 +62,11 @@ def load_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, num_steps: in
             file = stack.enter_context(safe_open(path, framework="pt"))
             saved |= dict.fromkeys(file.keys(), file)
         named = _named(engine)
-        _require_same(named, saved)
-        _make_moments(engine, num_steps)
+        wanted = {name: _keys(engine, name, parameter) for name, parameter in named.items()}
+        _require_same({key for keys in wanted.values() for key in keys}, saved)
+        make_state(engine, num_steps=num_steps, kinds=kinds_of_state(engine))
         for name, parameter in named.items():
-            _put(engine, parameter, {key: saved[key].get_tensor(key) for key in _keys(name, parameter)})
+            _put(engine, parameter, [saved[key].get_tensor(key) for key in wanted[name]])
     _set_schedule(engine, num_steps)
 
 
@@ -73,13 +74,12 @@ def _named(engine: Any) -> dict[str, nn.Parameter]:
     return dict(engine.module.named_parameters())
 
 
-def _keys(name: str, parameter: nn.Parameter) -> list[str]:
-    kinds = (WEIGHT, *MOMENTS) if parameter.requires_grad else (WEIGHT,)
+def _keys(engine: Any, name: str, parameter: nn.Parameter) -> list[str]:
+    kinds = (WEIGHT, *kinds_of_state(engine)) if parameter.requires_grad else (WEIGHT,)
     return [f"{kind}/{name}" for kind in kinds]
 
 
-def _require_same(named: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> None:
-    wanted = {key for name, parameter in named.items() for key in _keys(name, parameter)}
+def _require_same(wanted: set[str], saved: Mapping[str, Any]) -> None:
     if different := sorted(wanted ^ set(saved)):
         where = "only in the checkpoint" if different[0] in saved else "not in the checkpoint"
         raise ValueError(
@@ -97,31 +97,35 @@ def _whole(engine: Any, parameter: Any) -> dict[str, Any]:
     if not parameter.requires_grad:
         with deepspeed.zero.GatheredParameters([parameter]):
             return {WEIGHT: parameter.detach().clone()}
+    kinds = kinds_of_state(engine)
     if not engine.zero_optimization():
-        state = _adam(engine).state[parameter]
-        return {WEIGHT: parameter, **{kind: state[kind] for kind in MOMENTS}}
-    values: Any = [safe_get_full_optimizer_state(parameter, kind) for kind in MOMENTS]
-    return {WEIGHT: safe_get_full_fp32_param(parameter), **dict(zip(MOMENTS, values, strict=True))}
+        state = adam_of(engine).state[parameter]
+        return {WEIGHT: parameter, **{kind: state[kind] for kind in kinds}}
+    return {
+        WEIGHT: safe_get_full_fp32_param(parameter),
+        **{kind: safe_get_full_optimizer_state(parameter, kind) for kind in kinds},
+    }
 
 
-def _put(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, values: Mapping[str, Tensor]) -> None:
-    """Set a parameter, its float32 master copy and its moments."""
-    weight, *moments = (value.to(engine.device) for value in values.values())
+def _put(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, values: Sequence[Tensor]) -> None:
+    """Set a parameter, its float32 master copy and what stands beside that, in the order of its keys."""
+    weight, *others = (value.to(engine.device) for value in values)
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
         parameter.copy_(weight)
     if not parameter.requires_grad:
         return
+    beside = list(zip(kinds_of_state(engine), others, strict=True))
     if _is_sharded(parameter):
         safe_set_local_fp32_param(parameter, _piece(parameter, weight))
-        for kind, moment in zip(MOMENTS, moments, strict=True):
-            safe_set_local_optimizer_state(parameter, _piece(parameter, moment), kind)
+        for kind, value in beside:
+            safe_set_local_optimizer_state(parameter, _piece(parameter, value), kind)
     elif engine.zero_optimization():
         safe_set_full_fp32_param(parameter, weight)
-        for kind, moment in zip(MOMENTS, moments, strict=True):
-            safe_set_full_optimizer_state(parameter, moment, kind)
+        for kind, value in beside:
+            safe_set_full_optimizer_state(parameter, value, kind)
     else:
-        for kind, moment in zip(MOMENTS, moments, strict=True):
-            _adam(engine).state[parameter][kind].copy_(moment)
+        for kind, value in beside:
+            adam_of(engine).state[parameter][kind].copy_(value)
 
 
 def _piece(parameter: Any, whole: Tensor) -> Tensor:
@@ -131,38 +135,6 @@ def _piece(parameter: Any, whole: Tensor) -> Tensor:
     held = whole.flatten()[rank * size : (rank + 1) * size]
     piece[: len(held)] = held
     return piece
-
-
-def _adam(engine: Any) -> torch.optim.AdamW:
-    return engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
-
-
-def _make_moments(engine: Any, num_steps: int) -> None:
-    """Give every tensor that Adam works on its state after ``num_steps`` steps, as Adam itself does in the first."""
-    adam = _adam(engine)
-    for tensor in _tensors_of(engine, adam):
-        adam.state[tensor] = {
-            "step": torch.tensor(float(num_steps), device=tensor.device),
-            **{kind: torch.zeros_like(tensor) for kind in MOMENTS},
-        }
-    _link_moments(engine)
-
-
-def _link_moments(engine: Any) -> None:
-    """Tell the pieces of parameters their pieces of the moments. DeepSpeed does, when only its first group has any."""
-    if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-
-def _tensors_of(engine: Any, adam: torch.optim.AdamW) -> Iterator[Tensor]:
-    """The parameters, or what ZeRO made of them: their float32 masters in flat pieces."""
-    stage = engine.zero_optimization_stage()
-    if stage == 0:
-        yield from (parameter for group in adam.param_groups for parameter in group["params"])
-    else:
-        zero = engine.optimizer
-        yield from zero.single_partition_of_fp32_groups if stage < 3 else zero.fp32_partitioned_groups_flat
 
 
 def _set_schedule(engine: Any, num_steps: int) -> None:

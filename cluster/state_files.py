@@ -5,6 +5,8 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
+from cluster.ema import EMA
+
 WEIGHT = "weight"
 _STEP_MODULE = "model."
 """What is trained is a ``TrainingStep``, which holds the model under this name."""
@@ -16,11 +18,12 @@ def state_files(folder: Path) -> list[Path]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a saved state as the ``state_dict`` of its model."""
-    prefix = f"{WEIGHT}/{_STEP_MODULE}"
+    """The weights of a saved state as the ``state_dict`` of its model, their average in their place if there is one."""
     weights = {}
-    for path in state_files(folder):
-        with safe_open(path, framework="pt") as file:
-            names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118  # it is no dictionary
-            weights |= {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    for kind in (WEIGHT, EMA):
+        prefix = f"{kind}/{_STEP_MODULE}"
+        for path in state_files(folder):
+            with safe_open(path, framework="pt") as file:
+                names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118  # it is no dictionary
+                weights |= {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     return weights

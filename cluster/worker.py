@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cluster.checkpoints import Checkpoint
 from cluster.collectives import gather
+from cluster.ema import AveragedWeights
 from cluster.engine import clamp_scale, start_engine, whole_weights
 from cluster.load import node_load
 from cluster.meter import Meter
@@ -57,10 +58,12 @@ class TrainWorker:
             TrainingStep(self.model, micro_batch=task.placement.micro_batch, gather=self._gather, rank=self.rank),
             task.optim,
             zero_stage=task.placement.zero_stage,
+            offload=task.placement.offload,
             rows=self.rows,
             num_steps=self.schedule.num_steps,
             dtype=autocast_dtype(task.placement.precision, self.device),
         )
+        self.average = AveragedWeights(self.engine, decay=task.optim.ema)
         self.saver = Saver(task.checkpoints, keep=self.monitor.keep_checkpoints)
         self.vote = Vote()
         self.validation = Validation(self.device)
@@ -118,6 +121,7 @@ class TrainWorker:
             batch -= place.index
         self._report_steps(batch)
         self.meter.enter("checkpoint")
+        self.average.use(False)
         self.saver.save(self.engine, batch=batch, best_val_r1=self.best_val_r1)
 
     def _check_place(self, block: dict[str, Any], batch: int) -> None:
@@ -139,6 +143,7 @@ class TrainWorker:
 
     def _train(self, block: dict[str, Any], batch: int) -> None:
         self.engine.train()
+        self.average.use(False)
         inputs = self._inputs(block)
         # One seed a batch: a resumed run, or one on more workers, drops and draws what any other does.
         seed = self.task.seed * self.schedule.num_batches + batch
@@ -149,6 +154,7 @@ class TrainWorker:
         self.meter.enter("optimizer")
         self.engine.step()
         clamp_scale(self.model)
+        self.average.update()
         grad_norm = self.engine.get_global_grad_norm()
         if grad_norm is not None:
             losses["grad_norm"] = torch.as_tensor(grad_norm, device=self.device)
@@ -167,6 +173,7 @@ class TrainWorker:
     @torch.no_grad()
     def _validate(self, block: dict[str, Any], batch: int) -> None:
         self.engine.eval()
+        self.average.use(True)
         frames, words, valid = self._inputs(block)
         self.meter.enter("validation")
         vectors = self.engine(frames, words, valid)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,8 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_p
 from open_clip.transformer import QuickGELU, text_global_pool
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from fpig_core.depth import BackboneParameter, parameters_by_depth
 
 VOCABULARY = 49408
 BEGIN, END = VOCABULARY - 2, VOCABULARY - 1
@@ -132,7 +134,7 @@ class TextTower(nn.Module):
 
     token_embedding: nn.Embedding
     positional_embedding: nn.Parameter
-    transformer: nn.Module
+    transformer: Any
     ln_final: nn.LayerNorm
     text_projection: nn.Parameter | None
     attn_mask: Tensor
@@ -145,6 +147,10 @@ class TextTower(nn.Module):
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection if project else None
         self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
+
+    def clip_parameters(self) -> Iterator[BackboneParameter]:
+        """Parameters that came from CLIP: all."""
+        return parameters_by_depth(self, [*self.transformer.resblocks])
 
     def forward(self, word_BL: Tensor) -> TextFeatures:
         """Encode word numbers with any L up to the length of the table."""

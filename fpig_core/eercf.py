@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fpig_core.backbone import Backbone, TextTower, build_clip, check_frame_size, settle
+from fpig_core.depth import BackboneParameter
 from fpig_core.eercf_scores import (
     ScoreWeights,
     Temperatures,
@@ -229,9 +230,9 @@ class Eercf(nn.Module):
             parts["loss_pearson"] = constraint
         return {"loss": torch.stack([*parts.values()]).sum(), **parts, "scale": scale.detach().sum()}
 
-    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+    def backbone_parameters(self) -> Iterator[BackboneParameter]:
         """Parameters that CLIP brought along; all others are new, copies in the temporal transformer among them."""
-        yield from self.text.parameters()
+        yield from self.text.clip_parameters()
         yield from self.video.clip_parameters()
 
     @torch.no_grad()

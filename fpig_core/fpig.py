@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fpig_core.backbone import Backbone, TextTower, build_clip, check_frame_size, settle
+from fpig_core.depth import BackboneParameter
 from fpig_core.generator import PseudoQueryGenerator
 from fpig_core.interaction import PseudoInteraction
 from fpig_core.losses import contrastive, reconstruction
@@ -190,9 +191,9 @@ class FPig(nn.Module):
             "scale": scale.detach().sum(),
         }
 
-    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+    def backbone_parameters(self) -> Iterator[BackboneParameter]:
         """Parameters that CLIP brought along; all others are new."""
-        yield from self.text.parameters()
+        yield from self.text.clip_parameters()
         yield from self.video.clip_parameters()
 
     @torch.no_grad()

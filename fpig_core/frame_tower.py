@@ -7,6 +7,8 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fpig_core.depth import BackboneParameter, parameters_by_depth
+
 
 class FrameTower(nn.Module):
     """Frames to tokens, with the parameters of ``visual`` (shared, not copied).
@@ -27,9 +29,9 @@ class FrameTower(nn.Module):
         self.ln_pre, self.transformer, self.ln_post = visual.ln_pre, visual.transformer, visual.ln_post
         self.proj = visual.proj if project else None
 
-    def clip_parameters(self) -> Iterator[nn.Parameter]:
+    def clip_parameters(self) -> Iterator[BackboneParameter]:
         """Parameters that came from CLIP: all."""
-        return self.parameters()
+        return parameters_by_depth(self, [*self.transformer.resblocks])
 
     def forward(self, frame_BF3HW: Tensor) -> Tensor:
         """Tokens [B, F, 1 + P, width] of normalised float frames; [B, F, 1, width] without patches."""

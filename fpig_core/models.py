@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fpig_core.backbone import build_clip, locate
+from fpig_core.depth import BackboneParameter
 from fpig_core.eercf import Eercf, EercfConfig
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.rows import Noise, Rows
@@ -73,8 +74,8 @@ class Trainable(Protocol):
         """Bring parameters back into their range; called after every optimiser step."""
         ...
 
-    def backbone_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that CLIP brought along; all others are new."""
+    def backbone_parameters(self) -> Iterator[BackboneParameter]:
+        """Parameters that CLIP brought along, with their depth; all others are new."""
         ...
 
 

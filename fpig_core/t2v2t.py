@@ -14,6 +14,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from fpig_core.backbone import VOCABULARY, Backbone, TextTower, build_clip, check_frame_size, settle
+from fpig_core.depth import BackboneParameter
 from fpig_core.frame_tower import FrameTower
 from fpig_core.fusion import Fusion, FusionKind
 from fpig_core.hard_negatives import draw_negatives
@@ -188,9 +189,9 @@ class T2V2T(nn.Module):
             total = total + self.config.mlm_weight * losses["loss_masked_words"]
         return {"loss": total, **losses, "scale": scale.detach().sum()}
 
-    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+    def backbone_parameters(self) -> Iterator[BackboneParameter]:
         """Parameters that CLIP brought along; all others are new."""
-        yield from self.text.parameters()
+        yield from self.text.clip_parameters()
         yield from self.video.clip_parameters()
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fpig_core.backbone import Backbone, TextTower, build_clip, check_frame_size, settle
+from fpig_core.depth import BackboneParameter
 from fpig_core.frame_tower import FrameTower
 from fpig_core.losses import contrastive
 from fpig_core.normalise import normalise, unit
@@ -116,7 +117,7 @@ class TwoTower(nn.Module):
         """Keep the factor of the logits within [1, 100]; to be called after every optimiser step."""
         self.logit_scale.clamp_(0.0, math.log(MAX_SCALE))
 
-    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+    def backbone_parameters(self) -> Iterator[BackboneParameter]:
         """Parameters that CLIP brought along; all others are new."""
-        yield from self.text.parameters()
+        yield from self.text.clip_parameters()
         yield from self.video.clip_parameters()

@@ -13,6 +13,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fpig_core.depth import BackboneParameter, parameters_by_depth
 from fpig_core.precision import at_least_float32, without_autocast
 
 ADDED_CLS_NOISE = 0.02
@@ -123,10 +124,9 @@ class VipEncoder(nn.Module):
         self.temporal_embedding = nn.Parameter(torch.zeros(num_frames, len(cls_V)))
         self.grad_checkpointing = False
 
-    def clip_parameters(self) -> Iterator[nn.Parameter]:
+    def clip_parameters(self) -> Iterator[BackboneParameter]:
         """Parameters that came from CLIP."""
-        new = {"added_cls", "frame_cls", "temporal_embedding"}
-        return (parameter for name, parameter in self.named_parameters() if name not in new)
+        return parameters_by_depth(self, [*self.blocks], new=("added_cls", "frame_cls", "temporal_embedding"))
 
     @property
     def frame_width(self) -> int:

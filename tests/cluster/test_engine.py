@@ -1,9 +1,11 @@
 """DeepSpeed under every ZeRO stage: the training of plain PyTorch on one worker, also when workers and stage change."""
 
+import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +20,28 @@ from tests.methods import build_method, make_batch
 ROWS, STEPS = 6, 3
 OPTIM = Optim(lr=2e-4, backbone_rate=0.5)
 # One of each method: the variants differ in what they compute, not in how their parameters are held.
+ALL_ROWS = slice(0, ROWS)
 METHODS = ("fpig", "fpig, generator stage", "mean_pool", "vip_mean", "eercf", "t2v2t")
+
+
+class Case(NamedTuple):
+    optim: Optim
+    offload: bool = False
+    atol: float = 1e-4
+
+
+PLAIN = Case(OPTIM)
+STAGED = Case(Optim(lr=2e-4, backbone_rate=0.5, layer_decay=0.7, freeze=0.1, warmup=0.2, ema=0.6))
+# Without clipping, gradients that are rounding alone stand above Adam's epsilon: their steps are lr, to either side.
+UNCLIPPED_ON_THE_HOST = Case(dataclasses.replace(STAGED.optim, clip_norm=0.0), offload=True, atol=1e-3)
+Stages = tuple[tuple[int, int], ...]
+
+
+class Trained(NamedTuple):
+    losses: list[float]
+    weights: dict[str, Any]
+    averaged: dict[str, Any]
+    """The average of the weights after all steps, and the ``vectors`` that it gives."""
 
 
 def inputs(step: int, *, part: slice) -> tuple[list[torch.Tensor], Noise]:
@@ -27,39 +50,56 @@ def inputs(step: int, *, part: slice) -> tuple[list[torch.Tensor], Noise]:
     return [x[part] for x in (frame, word.roll(step, dims=0), valid)], Noise(seed=step, first=part.start)
 
 
-def train_plainly(name: str) -> tuple[list[float], nn.Module]:
-    """The oracle: one process, no engine, all rows at once."""
+def train_plainly(name: str, optim: Optim = OPTIM) -> Trained:
+    """The oracle: one process, no engine, all rows at once; the average is that of all weights, at its end."""
     model = build_method(name)
     step_module = TrainingStep(model)
-    optimizer = make_optimizer(step_module, OPTIM, backbone=model.backbone_parameters())
-    scheduler = make_scheduler(optimizer, OPTIM, num_steps=10)
-    losses = []
+    optimizer = make_optimizer(step_module, optim, backbone=model.backbone_parameters())
+    scheduler = make_scheduler(optimizer, optim, num_steps=10)
+    losses, weights = [], []
     for step in range(STEPS):
-        batch, noise = inputs(step, part=slice(0, ROWS))
+        batch, noise = inputs(step, part=ALL_ROWS)
         loss = step_module(*batch, noise=noise)["loss"]
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), OPTIM.clip_norm)
+        if optim.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
         optimizer.step()
         scheduler.step()
         model.clamp()
         losses.append(loss.item())
-    return losses, model
+        weights.append(values_of(model))
+    last = weights[-1]
+    shares = [optim.ema ** (STEPS - step) for step in range(1, STEPS + 1)]
+    averaged = {
+        key: sum(share * step[key] for share, step in zip(shares, weights, strict=True)) / sum(shares) for key in last
+    }
+    model.load_state_dict({key: torch.from_numpy(value) for key, value in averaged.items()})
+    return Trained(losses, last, averaged | {"vectors": vectors_of(step_module, part=ALL_ROWS)})
 
 
-def start(rank: int, num_workers: int, zero_stage: int, model: Any) -> Any:
+def values_of(model: nn.Module) -> dict[str, Any]:
+    """As arrays, which pass between processes."""
+    return {key: tensor.detach().clone().numpy() for key, tensor in model.state_dict().items()}
+
+
+def start(
+    rank: int, num_workers: int, zero_stage: int, model: Any, *, optim: Optim = OPTIM, offload: bool = False
+) -> Any:
     from cluster.engine import start_engine
 
     rows = ROWS // num_workers
     # ZeRO-3 allows no micro-batches: the placement refuses them.
     step = TrainingStep(model, micro_batch=0 if zero_stage == 3 else 2, gather=gather, rank=rank)
-    return start_engine(step, OPTIM, zero_stage=zero_stage, rows=rows, num_steps=10, dtype=torch.float32)
+    options: dict[str, Any] = {"zero_stage": zero_stage, "offload": offload, "rows": rows}
+    return start_engine(step, optim, **options, num_steps=10, dtype=torch.float32)
 
 
 def advance(engine: Any, step: int, *, part: slice) -> float:
     from cluster.engine import clamp_scale
 
     batch, noise = inputs(step, part=part)
+    engine.train()
     loss = engine(*batch, noise=noise)["loss"]
     engine.backward(loss)
     engine.step()
@@ -67,38 +107,88 @@ def advance(engine: Any, step: int, *, part: slice) -> float:
     return float(gather(loss.detach()[None]).mean())
 
 
-def train_some(
-    rank: int, num_workers: int, zero_stage: int, folder: str, first: int, last: int
-) -> dict[str, tuple[list[float], dict[str, object]]]:
-    """Every method through steps [first, last), from the state that others may have left and to that for others."""
-    from cluster.engine import whole_weights
+def train_leg(
+    rank: int, num_workers: int, zero_stage: int, name: str, folder: Path, first: int, last: int, case: Case = PLAIN
+) -> Trained:
+    """Steps [first, last), from the state that others may have left in the folder and to that for others."""
+    from cluster.ema import AveragedWeights
     from cluster.state import load_state, save_state
 
     rows = ROWS // num_workers
     part = slice(rank * rows, (rank + 1) * rows)
-    results = {}
-    for number, name in enumerate(METHODS):
-        model = build_method(name)
-        engine = start(rank, num_workers, zero_stage, model)
-        if first:
-            load_state(engine, Path(folder) / f"{number}-{first}", num_steps=first)
-        losses = [advance(engine, step, part=part) for step in range(first, last)]
-        (Path(folder) / f"{number}-{last}").mkdir(exist_ok=True)
-        save_state(engine, Path(folder) / f"{number}-{last}")
-        torch.distributed.barrier()
-        with whole_weights(model):
-            results[name] = losses, {key: tensor.detach().clone().numpy() for key, tensor in model.state_dict().items()}
+    model = build_method(name)
+    engine = start(rank, num_workers, zero_stage, model, optim=case.optim, offload=case.offload)
+    average = AveragedWeights(engine, decay=case.optim.ema)
+    if first:
+        load_state(engine, folder / str(first), num_steps=first)
+    losses, averaged = [], {}
+    for step in range(first, last):
+        losses.append(advance(engine, step, part=part))
+        average.update()
+        if case.optim.ema:
+            average.use(True)
+            averaged = whole_values(model) | {"vectors": vectors_of(engine, part=part)}
+            average.use(False)
+    (folder / str(last)).mkdir(parents=True, exist_ok=True)
+    save_state(engine, folder / str(last))
+    torch.distributed.barrier()
+    return Trained(losses, whole_values(model), averaged)
+
+
+def train_some(rank: int, num_workers: int, zero_stage: int, folder: str, first: int, last: int) -> dict[str, Trained]:
+    """Every method through steps [first, last)."""
+    return {
+        name: train_leg(rank, num_workers, zero_stage, name, Path(folder) / str(number), first, last)
+        for number, name in enumerate(METHODS)
+    }
+
+
+def train_over_restarts(rank: int, num_workers: int, folder: str, case: Case, stages: Stages) -> list[Trained]:
+    """F-Pig through all steps, the last one by a new engine; for each pair of ZeRO stages."""
+    results = []
+    for number, (before, after) in enumerate(stages):
+        here = Path(folder) / str(number)
+        train_leg(rank, num_workers, before, "fpig", here, 0, STEPS - 1, case)
+        results.append(train_leg(rank, num_workers, after, "fpig", here, STEPS - 1, STEPS, case))
     return results
 
 
-def require_equal(workers: list[dict[str, tuple[list[float], dict[str, Any]]]], *, first: int) -> None:
+def whole_values(model: nn.Module) -> dict[str, Any]:
+    from cluster.engine import whole_weights
+
+    with whole_weights(model):
+        return values_of(model)
+
+
+def vectors_of(step_module: Any, *, part: slice) -> Any:
+    """What validation computes, of all rows."""
+    step_module.eval()
+    with torch.no_grad():
+        vectors = step_module(*inputs(0, part=part)[0])["video"]
+    return (gather(vectors) if part != ALL_ROWS else vectors).numpy()
+
+
+def require_equal(workers: list[dict[str, Trained]], *, first: int) -> None:
     for name in METHODS:
-        wanted_losses, wanted = train_plainly(name)
-        for losses, weights in (worker[name] for worker in workers):
-            assert losses == pytest.approx(wanted_losses[first:], rel=1e-4), name
-            for key, tensor in wanted.state_dict().items():
-                # Adam turns rounding of a gradient near zero into a step of up to lr.
-                assert torch.allclose(torch.from_numpy(weights[key]), tensor, rtol=1e-4, atol=1e-4), f"{name}: {key}"
+        wanted = train_plainly(name)
+        for got in (worker[name] for worker in workers):
+            assert got.losses == pytest.approx(wanted.losses[first:], rel=1e-4), name
+            require_near(got.weights, wanted.weights, of=name)
+
+
+def require_near(got: dict[str, Any], wanted: dict[str, Any], *, of: str, atol: float = 1e-4) -> None:
+    assert got.keys() == wanted.keys()
+    for key in wanted:
+        # Adam turns rounding of a gradient near zero into a step of up to lr.
+        np.testing.assert_allclose(got[key], wanted[key], rtol=1e-4, atol=atol, err_msg=f"{of}: {key}")
+
+
+def require_same_way(got: dict[str, Any], wanted: dict[str, Any], *, start: dict[str, Any], of: str) -> None:
+    """Matrices have moved alike, within 5 % of their way: so were their rates, however small."""
+    for key, begin in start.items():
+        if begin.ndim >= 2:  # among the vectors are biases of keys, whose gradients are rounding alone
+            way, off = np.linalg.norm(wanted[key] - begin), np.linalg.norm(got[key] - wanted[key])
+            assert off <= 0.05 * way, f"{of}: {key} is off by {off} after a way of {way}"
 
 
 @pytest.mark.slow
@@ -117,6 +207,40 @@ def test_a_state_fits_other_workers_and_stages(tmp_path, stages) -> None:
     for step, (num_workers, zero_stage) in enumerate(zip((2, 1, 2), stages, strict=True)):
         workers = run_workers(train_some, num_workers, zero_stage, str(tmp_path), step, step + 1)
     require_equal(workers, first=STEPS - 1)
+
+
+def require_staged(results: list[Trained], *, wanted: Trained, case: Case, of: str) -> None:
+    start = values_of(build_method("fpig"))
+    for got in results:
+        assert got.losses == pytest.approx(wanted.losses[STEPS - 1 :], rel=1e-4), of
+        require_near(got.weights, wanted.weights, of=of, atol=case.atol)
+        require_near(got.averaged, wanted.averaged, of=f"{of}, average", atol=case.atol)
+        require_same_way(got.weights, wanted.weights, start=start, of=of)
+        require_same_way(got.averaged, wanted.averaged, start=start, of=f"{of}, average")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("case", "stages"),
+    [(STAGED, ((1, 1), (3, 3), (0, 3), (3, 2))), (UNCLIPPED_ON_THE_HOST, ((2, 2), (1, 3)))],
+)
+def test_stages_and_the_average_are_those_of_plain_pytorch_also_over_a_restart(tmp_path, case, stages) -> None:
+    """Rates by depth, a frozen first step, validation of the average after every step."""
+    wanted = train_plainly("fpig", case.optim)
+    workers = run_workers(train_over_restarts, 2, str(tmp_path), case, stages)
+    for of, results in zip(map(str, stages), zip(*workers, strict=True), strict=True):
+        require_staged(list(results), wanted=wanted, case=case, of=of)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_average_fits_other_workers_and_stages(tmp_path) -> None:
+    """One step on each of two, one and two workers."""
+    results: list[Trained] = []
+    for step, (num_workers, zero_stage) in enumerate(((2, 3), (1, 0), (2, 2))):
+        results = run_workers(train_leg, num_workers, zero_stage, "fpig", tmp_path, step, step + 1, STAGED)
+    require_staged(results, wanted=train_plainly("fpig", STAGED.optim), case=STAGED, of="other workers")
 
 
 def clamp_sharded(rank: int, num_workers: int, zero_stage: int) -> float:

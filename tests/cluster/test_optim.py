@@ -1,6 +1,7 @@
 """Learning rate and weight decay."""
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -8,6 +9,13 @@ import torch
 from torch import nn
 
 from cluster.optim import Optim, make_optimizer, make_scheduler, rate_factor
+from fpig_core.depth import BackboneParameter
+from tests.methods import build_method
+
+
+def peak_rates(model: nn.Module, optim: Optim, *, backbone: Iterable[BackboneParameter]) -> dict[nn.Parameter, float]:
+    groups = make_optimizer(model, optim, backbone=backbone).param_groups
+    return {parameter: group["lr"] for group in groups for parameter in group["params"]}
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
@@ -51,14 +59,85 @@ def test_the_rate_may_end_above_zero() -> None:
 
 def test_what_clip_brought_along_may_learn_at_another_rate() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
-    groups = make_optimizer(model, Optim(lr=0.5, backbone_rate=1e-3), backbone=model[0].parameters()).param_groups
-    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    assert [rates[id(parameter)] for parameter in model.parameters()] == [0.0005, 0.0005, 0.5, 0.5]
+    backbone = [BackboneParameter(parameter, 0) for parameter in model[0].parameters()]
+    rates = peak_rates(model, Optim(lr=0.5, backbone_rate=1e-3), backbone=backbone)
+    assert [rates[parameter] for parameter in model.parameters()] == [0.0005, 0.0005, 0.5, 0.5]
+
+
+def test_rates_fall_with_the_blocks_above_in_both_towers() -> None:
+    model = build_method("fpig")
+    rates = peak_rates(model, Optim(lr=0.5, backbone_rate=0.1, layer_decay=0.5), backbone=model.backbone_parameters())
+    wanted = {
+        "video.conv1.weight": 3,
+        "video.class_embedding": 3,
+        "video.positional_embedding": 3,
+        "video.ln_pre.bias": 3,
+        "video.blocks.0.attn.qkv.weight": 2,
+        "video.blocks.2.mlp.c_proj.bias": 0,
+        "video.ln_post.weight": 0,
+        "video.proj": 0,
+        "text.token_embedding.weight": 2,
+        "text.positional_embedding": 2,
+        "text.transformer.resblocks.0.ln_1.weight": 1,
+        "text.transformer.resblocks.1.attn.out_proj.weight": 0,
+        "text.ln_final.bias": 0,
+        "text.text_projection": 0,
+    }
+    got = dict(model.named_parameters())
+    assert {name: rates[got[name]] for name in wanted} == {name: 0.05 * 0.5**above for name, above in wanted.items()}
+    new = {rates[p] for name, p in got.items() if name.split(".")[0] not in ("video", "text")}
+    assert new == {rates[model.video.temporal_embedding], rates[model.video.added_cls]} == {0.5}
+
+
+def test_what_shares_rate_and_decay_is_one_group() -> None:
+    model = build_method("fpig")
+    for optim, rates in (
+        (Optim(), 1),
+        (Optim(backbone_rate=0.1), 2),
+        (Optim(layer_decay=0.9), 4),
+        (Optim(freeze=0.5), 2),
+    ):
+        groups = make_optimizer(model, optim, backbone=model.backbone_parameters()).param_groups
+        assert len(groups) == 2 * rates
+        assert groups[0]["lr"] == optim.lr
+
+
+def test_frozen_groups_have_no_rate_and_then_a_warm_up_of_their_own() -> None:
+    optim = Optim(warmup=0.1, freeze=0.4, final_rate=0.2)
+    always = [rate_factor(step, optim, num_steps=50) for step in range(50)]
+    waiting = [rate_factor(step, optim, num_steps=50, waits=True) for step in range(50)]
+    assert always == [rate_factor(step, Optim(warmup=0.1, final_rate=0.2), num_steps=50) for step in range(50)]
+    assert waiting[:20] == [0.0] * 20
+    assert waiting[20:25] == pytest.approx([rate * (step + 1) / 5 for step, rate in enumerate(always[20:25])])
+    assert waiting[25:] == always[25:]
+
+
+def test_frozen_weights_stay_as_they_are_bit_by_bit_and_then_learn() -> None:
+    torch.manual_seed(0)
+    model, optim = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)), Optim(lr=0.1, freeze=0.5, weight_decay=0.2)
+    backbone = [BackboneParameter(parameter, 0) for parameter in model[0].parameters()]
+    optimizer = make_optimizer(model, optim, backbone=backbone)
+    scheduler = make_scheduler(optimizer, optim, num_steps=6)
+    first = [parameter.detach().clone() for parameter in model.parameters()]
+    for step in range(6):
+        model(torch.randn(8, 3)).square().sum().backward()
+        optimizer.step()
+        scheduler.step()
+        same = [torch.equal(*pair) for pair in zip(first, model.parameters(), strict=True)]
+        assert same == [step < 3, step < 3, False, False]
+        # The moments go on: what thaws knows its gradients already.
+        assert all(optimizer.state[parameter]["exp_avg_sq"].any() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("wrong", [{"backbone_rate": 0.0}, {"final_rate": 1.5}])
 def test_wrong_rates_say_what_was_wanted(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="wanted above 0, and 0 to 1"):
+        Optim(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"layer_decay": 0.0}, {"layer_decay": 1.1}, {"freeze": 1.0}, {"ema": 1.0}])
+def test_wrong_stages_say_what_was_wanted(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="wanted 0 < layer_decay <= 1, 0 <= freeze < 1, 0 <= ema < 1; use 1, 0 and 0"):
         Optim(**wrong)
 
 

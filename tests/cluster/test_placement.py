@@ -1,4 +1,6 @@
-"""How many workers a cluster has room for."""
+"""How many workers a cluster has room for, and what no placement can be."""
+
+from typing import Any
 
 import pytest
 
@@ -26,3 +28,17 @@ def test_room_leaves_cpus_for_decoding(placement, nodes, use_gpu, room) -> None:
 def test_more_than_all_cannot_be_the_least() -> None:
     with pytest.raises(ValueError, match=r"got min_workers=3, wanted 0 to num_workers=2"):
         Placement(num_workers=2, min_workers=3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_workers": 0}, "got num_workers=0, wanted at least 1"),
+        ({"micro_batch": -1}, "wanted at least 1, or 0"),
+        ({"zero_stage": 3, "micro_batch": 2}, "got zero_stage=3 with micro_batch=2.* use zero_stage=2"),
+        ({"zero_stage": 0, "offload": True}, "got zero_stage=0 with offload, wanted 1, 2 or 3.* use zero_stage=1"),
+    ],
+)
+def test_what_cannot_work_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Placement(**wrong)

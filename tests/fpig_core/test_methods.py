@@ -130,7 +130,7 @@ def test_it_keeps_its_promises(name):
     model = build_method(name).eval()
     video = model.columns(model.encode_video(torch.zeros(1, 3, 3, 32, 32, dtype=torch.uint8)))
     parameters = {id(parameter) for parameter in model.parameters()}
-    assert {id(parameter) for parameter in model.backbone_parameters()} < parameters
+    assert {id(parameter) for parameter, _ in model.backbone_parameters()} < parameters
     assert [isinstance(model, protocol) for protocol in (Retriever, Trainable)] == [True, True]
     if isinstance(model, Reranker):
         assert {*model.rerank_columns, *model.optional_rerank_columns} <= video.keys()

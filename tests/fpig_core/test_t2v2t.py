@@ -211,7 +211,7 @@ def test_clamp_keeps_the_temperature_in_its_range():
 
 def test_new_is_what_clip_did_not_bring():
     model = make()
-    backbone = {id(parameter) for parameter in model.backbone_parameters()}
+    backbone = {id(parameter) for parameter, _ in model.backbone_parameters()}
     new = {name.split(".")[0] for name, parameter in model.named_parameters() if id(parameter) not in backbone}
     assert new == {"text_projection", "video_projection", "fusion", "match", "logit_scale"}
 
