@@ -18,6 +18,7 @@ from torch import Tensor
 from cluster.checkpoints import Checkpoint
 from cluster.collectives import gather
 from cluster.engine import clamp_scale, start_engine, whole_weights
+from cluster.estimate import rate_metrics
 from cluster.load import node_load
 from cluster.meter import Meter
 from cluster.placement import autocast_dtype
@@ -44,6 +45,7 @@ class TrainWorker:
         self.rows = -(-task.schedule.global_batch // self.num_workers)
         self.device = ray.train.torch.get_device()
         self.node, self.local_rank = ray.util.get_node_ip_address(), ray.train.get_context().get_local_rank()
+        self.dtype = autocast_dtype(task.placement.precision, self.device)
         self.meter = Meter(self.device, pulse)
         torch.manual_seed(task.seed)
         self.model = build_model(task.model)
@@ -59,7 +61,7 @@ class TrainWorker:
             zero_stage=task.placement.zero_stage,
             rows=self.rows,
             num_steps=self.schedule.num_steps,
-            dtype=autocast_dtype(task.placement.precision, self.device),
+            dtype=self.dtype,
         )
         self.saver = Saver(task.checkpoints, keep=self.monitor.keep_checkpoints)
         self.vote = Vote()
@@ -165,6 +167,8 @@ class TrainWorker:
         if self.meter.has_steps:
             metrics = self.meter.take()
             metrics |= {"lr": self.engine.get_lr()[0], "epoch": self.schedule.place(batch - 1).epoch}
+            rate = self.task.flops_per_sample * metrics["samples_per_s"] / self.num_workers
+            metrics |= rate_metrics(rate, device=self.device, dtype=self.dtype)
             self._report(self.schedule.steps_before(batch), metrics)
 
     @torch.no_grad()
