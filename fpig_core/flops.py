@@ -165,8 +165,8 @@ class AsOnGpu(TorchFunctionMode):
         self._dtype = dtype
         self._cast: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        kwargs: Any = dict(kwargs or {})
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
         if func is ATTENTION:
             return self._attention(*args, **kwargs)
         if func is nnf.multi_head_attention_forward:

@@ -65,7 +65,7 @@ class Args:
     """Only tell what the run would need on such devices: H100, H200, A100-80GB, …, or cpu."""
     plan_share: str = "30%"
     """Part of a device's peak that the plan's hours count on."""
-    words: tyro.conf.Fixed[tuple[str, ...]] = ()
+    words: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
     """The command line, without what concerns the plan."""
 
 
