@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.model import FRAME_SIZE, FRAMES, configs, count_flops
+from benchmarks.model import FRAME_SIZE, FRAMES, configs
 from fpig_core.backbone import Backbone
+from fpig_core.flops import count_flops
 from fpig_core.models import Reranker, build_model
 from fpig_core.preprocess import Preprocess
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Result, alternate, machine, ratios, save
 from cluster.optim import Optim, make_optimizer
 from fpig_core.backbone import Backbone, build_clip, tokenize
 from fpig_core.eercf import EercfConfig
+from fpig_core.flops import count_flops
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.models import build_model
 from fpig_core.normalise import normalise
@@ -216,18 +216,6 @@ def beside_open_clip(size: str, *, repeats: int) -> list[Result]:
         )
         for way, label in labels.items()
     ]
-
-
-def count_flops(call: Callable[[], object]) -> int:
-    """Operations of one call. It computes without the fused attention of evaluation, which is not counted."""
-    is_fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with FlopCounterMode(display=False) as counter:
-            call()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(is_fused)
-    return counter.get_total_flops()
 
 
 def _repeated(call: Callable[[], object], calls: int) -> Callable[[], None]:

@@ -43,6 +43,8 @@ class TrainTask:
     run_url: str
     start_url: str = ""
     """Bundle whose weights a new run starts from; empty for none."""
+    flops_per_sample: float = 0.0
+    """Operations of a step for each of its samples; 0 if nobody counted."""
 
     @property
     def checkpoints(self) -> CheckpointStore:

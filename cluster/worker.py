@@ -19,6 +19,7 @@ from cluster.checkpoints import Checkpoint
 from cluster.collectives import gather
 from cluster.ema import AveragedWeights
 from cluster.engine import clamp_scale, start_engine, whole_weights
+from cluster.estimate import rate_metrics
 from cluster.load import node_load
 from cluster.meter import Meter
 from cluster.placement import autocast_dtype
@@ -45,6 +46,7 @@ class TrainWorker:
         self.rows = -(-task.schedule.global_batch // self.num_workers)
         self.device = ray.train.torch.get_device()
         self.node, self.local_rank = ray.util.get_node_ip_address(), ray.train.get_context().get_local_rank()
+        self.dtype = autocast_dtype(task.placement.precision, self.device)
         self.meter = Meter(self.device, pulse)
         torch.manual_seed(task.seed)
         self.model = build_model(task.model)
@@ -61,7 +63,7 @@ class TrainWorker:
             offload=task.placement.offload,
             rows=self.rows,
             num_steps=self.schedule.num_steps,
-            dtype=autocast_dtype(task.placement.precision, self.device),
+            dtype=self.dtype,
         )
         self.average = AveragedWeights(self.engine, decay=task.optim.ema)
         self.saver = Saver(task.checkpoints, keep=self.monitor.keep_checkpoints)
@@ -168,6 +170,8 @@ class TrainWorker:
         if self.meter.has_steps:
             metrics = self.meter.take()
             metrics |= {"lr": self.engine.get_lr()[0], "epoch": self.schedule.place(batch - 1).epoch}
+            rate = self.task.flops_per_sample * metrics["samples_per_s"] / self.num_workers
+            metrics |= rate_metrics(rate, device=self.device, dtype=self.dtype)
             self._report(self.schedule.steps_before(batch), metrics)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.checkpoints import Checkpoint
+from cluster.estimate import flops_per_sample
 from cluster.group import GroupReport
 from cluster.placement import Placement
 from cluster.session import connect
@@ -21,11 +22,12 @@ from cluster.task import Monitor, TrainTask
 from cluster.tracking import Tracker
 from cluster.training import StoppedError, run_training
 from fpig_core.backbone import locate
-from fpig_core.models import check_config
+from fpig_core.models import Model, check_config
 from fpig_core.schedule import Phase
 from jobs.budget import parse_fraction
 from jobs.cli import DONE, OVER_BUDGET, STOPPED, Report, execute, parse, stop_signals
 from jobs.experiment import Experiment
+from jobs.forecast import forecast, without_plan
 from jobs.recipes import RECIPES, Recipe
 from jobs.revision import code_revision
 from jobs.run_reports import RunReports, num_rejected
@@ -60,6 +62,12 @@ class Args:
     """Also register the model in MLflow under this name, NAME or NAME@ALIAS."""
     json: str = ""
     """Write the result to this file."""
+    plan: str = ""
+    """Only tell what the run would need on such devices: H100, H200, A100-80GB, …, or cpu."""
+    plan_share: str = "30%"
+    """Part of a device's peak that the plan's hours count on."""
+    words: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
+    """The command line, without what concerns the plan."""
 
 
 def read_args(argv: list[str]) -> Args:
@@ -71,13 +79,14 @@ def read_args(argv: list[str]) -> Args:
     name, *rest = argv
     if name not in RECIPES:
         raise ValueError(f"got recipe {name!r}, wanted one of {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
+    recipe, words = RECIPES[name], tuple(without_plan(argv))
     method, rest = take_method(recipe, rest)
     default = Args(
         experiment=recipe.methods[method](),
         placement=recipe.placement(),
         monitor=recipe.monitor(),
         name=recipe.run_name_of(method),
+        words=words,
     )
     return parse(Args, rest, prog=f"python -m jobs.train {name} --method {method}", example=EXAMPLE, default=default)
 
@@ -103,12 +112,11 @@ def take_method(recipe: Recipe, options: list[str]) -> tuple[str, list[str]]:
 
 def main(args: Args) -> Report:
     model, start_id = settle_start(args.experiment)
-    check_config(model)
+    empty = check_config(model)
     parse_fraction(args.max_rejected)
-    manifests: dict[Phase, Manifest] = {
-        "train": load_manifest(absolute(args.experiment.data.train)),
-        "val": load_manifest(absolute(args.experiment.data.val)),
-    }
+    if args.plan:
+        return tell_plan(args, empty)
+    manifests = load_manifests(args.experiment)
     for manifest in manifests.values():
         require_fitting(manifest, model.preprocess)
     plan = make_plan(args.experiment, manifests)
@@ -121,6 +129,7 @@ def main(args: Args) -> Report:
         monitor=args.monitor,
         run_url=storage.join(absolute(args.placement.storage), args.name),
         start_url=absolute(args.experiment.start) if start_id else "",
+        flops_per_sample=flops_per_sample(empty, args.placement),
     )
     claim_run(task.run_url, args.experiment, manifests, start_id=start_id)
     if storage.exists(storage.join(task.run_url, "model", ORIGIN)):
@@ -146,6 +155,36 @@ def main(args: Args) -> Report:
         selected = {"select_on": args.experiment.data.select_on, "val_digest": manifests["val"].digest}
         publish(task, tracker, selected=selected, register_as=args.register_as)
     return summarise(args, task)
+
+
+def load_manifests(experiment: Experiment) -> dict[Phase, Manifest]:
+    """The manifests of both phases.
+
+    Raises:
+        ValueError: one is not there.
+    """
+    data = experiment.data
+    return {"train": load_manifest(absolute(data.train)), "val": load_manifest(absolute(data.val))}
+
+
+def tell_plan(args: Args, model: Model) -> Report:
+    """What the run would need. Shard sets that are not there yet leave its length open."""
+    schedule, why = None, ""
+    try:
+        schedule = make_plan(args.experiment, load_manifests(args.experiment)).schedule
+    except ValueError as error:
+        why = str(error)
+    return forecast(
+        args.experiment,
+        args.placement,
+        name=args.name,
+        tracking=args.tracking,
+        model=model,
+        schedule=schedule or why,
+        device=args.plan,
+        share=args.plan_share,
+        words=args.words,
+    )
 
 
 def summarise(args: Args, task: TrainTask) -> Report:
