@@ -5,16 +5,16 @@ Frames are on hand: a stream of made-up blocks, so that no decoding competes for
 The step time of a group is that of its metric points (batch ÷ samples per second), all but the first.
 """
 
+import functools
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray.data
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -28,7 +28,7 @@ from cluster.placement import Placement
 from cluster.session import connect
 from cluster.task import Monitor, TrainTask
 from cluster.tracking import Tracker, TrackerSpec, open_tracker
-from cluster.training import run_training
+from cluster.training import MakeStream, run_training
 from fpig_core.backbone import Backbone, tokenize
 from fpig_core.fpig import FPigConfig
 from fpig_core.models import build_model
@@ -36,6 +36,8 @@ from fpig_core.preprocess import Preprocess
 from fpig_core.rows import Noise, Rows
 from fpig_core.schedule import Schedule
 from fpig_core.training_step import TrainingStep
+from pipelines.blocks import block_stream
+from pipelines.segments import Share, deal
 
 BATCH, FRAME_SIZE = 16, 32
 CONFIG = FPigConfig(backbone=Backbone(name="tiny"), preprocess=Preprocess(size=FRAME_SIZE))
@@ -151,34 +153,27 @@ def group_step_s(
     return statistics.median(seconds[1:])
 
 
-def made_up_stream(num_batches: int) -> Callable[[int, int], ray.data.Dataset]:
+def made_up_stream(num_batches: int) -> MakeStream:
     """Blocks with frames that cost nothing to make."""
 
-    def make(first_batch: int, num_workers: int) -> ray.data.Dataset:
-        assert not first_batch
+    def load(num_workers: int, number: int) -> dict[str, Any]:
+        batch, worker = divmod(number, num_workers)
         rows = BATCH // num_workers
+        slots = np.arange(worker * rows, (worker + 1) * rows)
+        return {
+            "batch": np.full(rows, batch),
+            "slot": slots,
+            "ok": np.ones(rows, dtype=bool),
+            "uid": np.array([f"uid{slot}" for slot in slots], dtype=object),
+            "caption": np.array([f"video number {slot}" for slot in slots], dtype=object),
+            "reason": np.full(rows, "", dtype=object),
+            "frames": make_inputs(slice(worker * rows, (worker + 1) * rows))[0].numpy(),
+        }
 
-        def block(ids: dict[str, Any]) -> dict[str, Any]:
-            batch, worker = divmod(int(ids["id"][0]), num_workers)
-            slots = np.arange(worker * rows, (worker + 1) * rows)
-            return {
-                "batch": np.full(rows, batch),
-                "slot": slots,
-                "ok": np.ones(rows, dtype=bool),
-                "uid": np.array([f"uid{slot}" for slot in slots], dtype=object),
-                "caption": np.array([f"video number {slot}" for slot in slots], dtype=object),
-                "reason": np.full(rows, "", dtype=object),
-                "frames": make_inputs(slice(worker * rows, (worker + 1) * rows))[0].numpy(),
-            }
-
-        dataset = ray.data.range(num_batches * num_workers, override_num_blocks=8)
-        dataset.context.target_max_block_size = None
-        dataset.context.execution_options.preserve_order = True
-        dataset.context.enable_progress_bars = False
-        return dataset.repartition(target_num_rows_per_block=1, strict=True).map_batches(
-            block,  # pyright: ignore[reportArgumentType]  # Ray declares every kind of batch at once
-            batch_size=1,
-        )
+    def make(first_batch: int, num_workers: int) -> AbstractContextManager[list[Share]]:
+        numbers = range(first_batch * num_workers, num_batches * num_workers)
+        segment = functools.partial(block_stream, functools.partial(load, num_workers), numbers)
+        return deal(lambda _: segment(), num_segments=1, num_workers=num_workers)
 
     return make
 
