@@ -18,7 +18,6 @@ to share them, but compares a device with its name. Stage 3 gathers weights and 
 to equal sizes is left out.
 """
 
-import bisect
 import dataclasses
 import math
 from typing import Any
@@ -216,25 +215,33 @@ def advise(model: Any, found: Estimate, *, global_batch: int, placement: Placeme
     if stages:
         return f"does not fit {device}; use --placement.zero-stage {stages[0]}"
 
-    def try_out(**changes: Any) -> list[int]:
-        changed = dataclasses.replace(placement, zero_stage=0, **changes)
-        there = estimate(model, global_batch=global_batch, placement=changed, device=device)
-        return there.fitting(DEVICES[device])
-
-    pieces = [2**power for power in range((placement.micro_batch or found.rows).bit_length()) if 2**power < found.rows]
-    for checkpointing in (False, True):
-        if checkpointing and not placement.gradient_checkpointing and (stages := try_out(gradient_checkpointing=True)):
-            return f"does not fit {device}; use --placement.gradient-checkpointing --placement.zero-stage {stages[0]}"
-        options = {"gradient_checkpointing": checkpointing or placement.gradient_checkpointing}
-        fitting = bisect.bisect_left(pieces, True, key=lambda rows: not try_out(micro_batch=rows, **options))
-        if fitting:
-            micro_batch = pieces[fitting - 1]
-            stage = try_out(micro_batch=micro_batch, **options)[0]
-            also = " --placement.gradient-checkpointing" if options["gradient_checkpointing"] else ""
-            return (
-                f"does not fit {device}; use --placement.micro-batch {micro_batch}{also} --placement.zero-stage {stage}"
-            )
+    for checkpointing in dict.fromkeys((placement.gradient_checkpointing, True)):
+        changed = dataclasses.replace(placement, zero_stage=0, gradient_checkpointing=checkpointing)
+        also = " --placement.gradient-checkpointing" if checkpointing else ""
+        if checkpointing != placement.gradient_checkpointing:
+            found = estimate(model, global_batch=global_batch, placement=changed, device=device)
+            if stages := found.fitting(DEVICES[device]):
+                return f"does not fit {device}; use{also} --placement.zero-stage {stages[0]}"
+        rest = min(memory.total - memory.activations for memory in found.memory.values())
+        room = (FILLED * DEVICES[device].memory - rest) / max(1, found.memory[0].activations)
+        # Less than in proportion: what a piece leaves behind and the second pass take some, too.
+        micro_batch = _power_of_two(room * (placement.micro_batch or found.rows))
+        for smaller in (micro_batch, micro_batch // 2, micro_batch // 4):
+            if not smaller:
+                break
+            pieces = dataclasses.replace(changed, micro_batch=smaller)
+            there = estimate(model, global_batch=global_batch, placement=pieces, device=device)
+            if stages := there.fitting(DEVICES[device]):
+                return (
+                    f"does not fit {device}; use --placement.micro-batch {smaller}{also} "
+                    f"--placement.zero-stage {stages[0]}"
+                )
     return f"does not fit {device}, whatever the stage and the micro-batch; use more workers, or a larger device"
+
+
+def _power_of_two(size: float) -> int:
+    """The largest one up to ``size``; 0 below 1."""
+    return 2 ** (int(size).bit_length() - 1) if size >= 1 else 0
 
 
 def planned_dtype(placement: Placement, device: str) -> torch.dtype:
