@@ -10,6 +10,7 @@ from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 from torch import nn
 
 from cluster.optim import Optim, make_optimizer, make_scheduler
+from cluster.placement import bucket_elements
 from fpig_core.models import Model
 from fpig_core.training_step import TrainingStep
 
@@ -35,11 +36,12 @@ def start_engine(
         # DeepSpeed would compile a shared-memory collective for CPUs; gloo serves, and needs no compiler.
         deepspeed.ops.__dict__["__compatible_ops__"] = {}
     optimizer = make_optimizer(step, optim, backbone=step.model.backbone_parameters())
+    trained = sum(parameter.numel() for parameter in step.parameters() if parameter.requires_grad)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optim.clip_norm,
-        "zero_optimization": {"stage": zero_stage},
+        "zero_optimization": {"stage": zero_stage, "reduce_bucket_size": bucket_elements(trained)},
         # The host steps with torch's AdamW too: DeepSpeed's own would have to be compiled.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,

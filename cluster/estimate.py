@@ -1,21 +1,20 @@
 """What a training run will need of its devices: memory under every ZeRO stage, and time. Nothing is started.
 
 Memory of a worker, from DeepSpeed 0.19 as ``engine`` sets it up: parameters in float32 whatever autocast does, its
-buckets at their default of ``BUCKET`` elements. P are all parameters, T the trained ones, N the workers, c the types
-that gradients travel in: float32, and under autocast also the half type, for linear and convolutional layers.
+buckets of B elements (``bucket_elements``). P are all parameters, T the trained ones, N the workers, c the types that
+gradients travel in: float32, and under autocast also the half type, for linear and convolutional layers.
 
     stage   weights      master copies   moments   gradients   buckets                   after the backward pass
     0       4P           –               8T        4T          –                         4T, for all to be reduced
-    1       4P           4T/N            8T/N      4T          c · 4 · BUCKET            4T/N: the worker's own
-    2       4P           4T/N            8T/N      4T/N        c · 4 · BUCKET            4T, for all to be reduced
-    3       4P/N + 4P    4T/N            8T/N      4T/N        4 (+ 2) · BUCKET          4T, for all to be reduced
+    1       4P           4T/N            8T/N      4T          c · 4B                    4T/N: the worker's own
+    2       4P           4T/N            8T/N      4T/N        c · 4B                    4T, for all to be reduced
+    3       4P/N + 4P    4T/N            8T/N      4T/N        (4 + 2 if c = 2) · B      4T, for all to be reduced
 
 The buckets of stages 1 and 2 are there in float32 for each type from the first gradient to the last
 (``stage_1_and_2.setup_buckets``); those of stage 3 are there always, each in its type
 (``stage3._setup_for_real_optimizer``). Stages 1 to 3 copy float32 weights once more for the optimiser: stage 3 means
 to share them, but compares a device with its name. Stage 3 gathers weights and keeps those that are used again within
-10⁹ elements: all of a model of this size. No more than ``BUCKET`` elements are reduced at once. What fills pieces up
-to equal sizes is left out.
+10⁹ elements: all of a model of this size. What fills pieces up to equal sizes is left out.
 """
 
 import dataclasses
@@ -25,12 +24,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from cluster.placement import Placement
+from cluster.placement import Placement, bucket_elements
 from fpig_core.flops import StepCost, step_cost
 from fpig_core.speed import checkpoint_blocks
 
-BUCKET = 500_000_000
-"""Elements of DeepSpeed's ``reduce_bucket_size``."""
 LIVE = 1_000_000_000
 """Elements of DeepSpeed's ``stage3_max_live_parameters``."""
 FILLED = 0.9
@@ -139,10 +136,11 @@ def memory_of(
     own = math.ceil(T / N)
     in_half = sizes.half if dtype != torch.float32 else 0
     filled = {2: in_half, 4: sizes.trained - in_half}
-    held = {size: min(elements, BUCKET) if on_cpu else BUCKET for size, elements in filled.items() if elements}
+    bucket = bucket_elements(sizes.trained)
+    held = {size: min(elements, bucket) if on_cpu else bucket for size, elements in filled.items() if elements}
     whole_gradient = {"gradients": T, "activations": cost.peak_bytes - T}
     own_gradient = {"gradients": own, "activations": cost.activation_bytes}
-    copy = 4 * min(sizes.trained, BUCKET)
+    copy = 4 * bucket
     terms = {
         0: {"weights": P, "masters": 0, "moments": 2 * T, "buckets": 0, "reduction": copy} | whole_gradient,
         # The copy for the reduction takes the place of the gradients, which have moved to the buckets.

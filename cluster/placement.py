@@ -81,6 +81,11 @@ class Placement:
         return max(0, min(self.num_workers, fitting, int(spare_cpus // self.cpus_per_worker)))
 
 
+def bucket_elements(trained: int) -> int:
+    """Gradient elements that are reduced at once: DeepSpeed's default, and not more than there are."""
+    return min(500_000_000, trained)
+
+
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type matrix products are computed in on ``device``."""
     if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):

@@ -8,7 +8,6 @@ from deepspeed.runtime.torch_autocast import LOWER_PRECISION_SAFE_MODULES
 from torch import nn
 
 from cluster.estimate import (
-    BUCKET,
     DEVICES,
     HALF_LAYERS,
     Device,
@@ -49,9 +48,9 @@ def test_sizes_are_those_of_the_real_model():
     [
         # weights + masters + moments + gradients + buckets; then activations and frames, or the reduction
         (0, 4000 + 0 + 4800 + 2400 + 0, 7600 + 50),
-        (1, 4000 + 1200 + 2400 + 2400 + 2 * 4 * BUCKET, 7600 + 50),
-        (2, 4000 + 1200 + 2400 + 1200 + 2 * 4 * BUCKET, 9000 + 50),
-        (3, 2000 + 4000 + 1200 + 2400 + 1200 + 6 * BUCKET, 9000 + 50),
+        (1, 4000 + 1200 + 2400 + 2400 + 2 * 4 * 600, 7600 + 50),
+        (2, 4000 + 1200 + 2400 + 1200 + 2 * 4 * 600, 9000 + 50),
+        (3, 2000 + 4000 + 1200 + 2400 + 1200 + 6 * 600, 9000 + 50),
     ],
 )
 def test_memory_is_the_sum_by_hand(stage, held, at_once):
@@ -59,11 +58,12 @@ def test_memory_is_the_sum_by_hand(stage, held, at_once):
     assert found.total == held + at_once
 
 
-def test_one_type_has_one_bucket_and_a_cpu_only_what_is_filled():
-    plain = memory_of(SIZES, COST, stage=2, num_workers=2, dtype=torch.float32, frames=0)
-    filled = memory_of(SIZES, COST, stage=2, num_workers=2, dtype=torch.float32, frames=0, on_cpu=True)
-    assert (plain.buckets, filled.buckets) == (4 * BUCKET, 2400)
-    assert dataclasses.replace(plain, activations=0).total == dataclasses.replace(plain, activations=2400).total
+def test_every_type_has_a_bucket_and_a_cpu_only_what_is_filled():
+    def buckets(dtype: torch.dtype, *, on_cpu: bool) -> int:
+        return memory_of(SIZES, COST, stage=2, num_workers=2, dtype=dtype, frames=0, on_cpu=on_cpu).buckets
+
+    assert [buckets(torch.float32, on_cpu=on_cpu) for on_cpu in (False, True)] == [4 * 600, 4 * 600]
+    assert [buckets(torch.bfloat16, on_cpu=on_cpu) for on_cpu in (False, True)] == [2 * 4 * 600, 4 * (400 + 200)]
 
 
 def test_the_estimate_is_put_together_from_its_parts():
