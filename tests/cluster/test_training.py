@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -47,11 +47,18 @@ class Scene:
 
 
 def play(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = iter(scene.groups)
+    groups, open_streams = iter(scene.groups), []
 
-    def run_group(task: Any, stream: Any, checkpoint: Any, *, num_workers: int, should_stop: Any, **_: Any) -> None:
-        scene.starts.append((checkpoint.batch if checkpoint else 0, num_workers))
-        assert stream == scene.starts[-1]
+    @contextlib.contextmanager
+    def make_stream(first_batch: int, num_workers: int) -> Iterator[Any]:
+        open_streams.append((first_batch, num_workers))
+        yield open_streams[-1]
+        open_streams.pop()
+
+    def run_group(task: Any, shares: Any, checkpoint: Any, *, should_stop: Any, **_: Any) -> None:
+        assert open_streams == [shares]
+        assert shares[0] == (checkpoint.batch if checkpoint else 0)
+        scene.starts.append(shares)
         scene.wants_stop = should_stop
         next(groups)(scene)
 
@@ -61,7 +68,6 @@ def play(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "wait_for_room", lambda *_, **__: scene.room())
     monkeypatch.setattr(training, "node_resources", lambda: [{"CPU": 99.0}])
     task: Any = scene
-    make_stream: Any = lambda *start: start  # noqa: E731
     run_training(task, make_stream, on_report=print, should_stop=lambda: scene.stopped)
 
 

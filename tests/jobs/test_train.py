@@ -126,6 +126,7 @@ def last_state(run: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.timeout(900)
 def test_a_killed_run_goes_on_elsewhere_and_ends_like_an_undisturbed_one(world, tmp_path) -> None:
     pace = ["--epochs", "4", "--monitor.checkpoint-every", "2", "--monitor.log-every", "1", "--max-rejected", "10%"]
+    pace += ["--optim.ema", "0.5"]
     for folder in ("whole", "killed"):
         process = start("demo", *options(world, tmp_path / folder), *SIZES, *RANDOM_WEIGHTS, *pace)
         if folder == "killed":
