@@ -40,7 +40,7 @@ def save_bundle(folder: str | Path, model: Model) -> str:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {WEIGHTS, CONFIG}):
         raise ValueError(f"got folder={str(folder)!r}, which is or holds something else; use a new folder")
-    config = _without_first_weights(model.config)
+    config = without_first_weights(model.config)
     weights = {key: value.detach().cpu().contiguous() for key, value in sorted(model.state_dict().items())}
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -68,7 +68,7 @@ def load_bundle(folder: str | Path, *, device: str = "cpu") -> Bundle:
     except json.JSONDecodeError as error:
         raise ValueError(f"got a damaged {folder / CONFIG}: {error}; write the bundle again") from error
     # a bundle from elsewhere must not name files or downloads of this machine
-    model = build_model(_without_first_weights(config))
+    model = build_model(without_first_weights(config))
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, SafetensorError) as error:
@@ -88,7 +88,8 @@ def bundle_id(folder: str | Path) -> str:
     return digest.hexdigest()[:ID_LENGTH]
 
 
-def _without_first_weights(config: ModelConfig) -> ModelConfig:
+def without_first_weights(config: ModelConfig) -> ModelConfig:
+    """The settings of a model whose weights are at hand, whatever its training started from."""
     return dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, pretrained=""))
 
 

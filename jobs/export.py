@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.checkpoints import Checkpoint, CheckpointStore
 from cluster.state_files import read_weights
-from fpig_core.bundle import save_bundle
+from fpig_core.bundle import save_bundle, without_first_weights
 from fpig_core.models import build_model, model_config_from_dict
 from jobs.cli import Report, launch
 from jobs.run_setup import EXPERIMENT
@@ -39,7 +39,7 @@ def main(args: Args) -> Report:
     config = model_config_from_dict(json.loads(storage.read_bytes(settings))["model"])
     store = CheckpointStore(storage.join(run, "checkpoints"))
     chosen = choose(store, args.checkpoint)
-    model = build_model(dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, pretrained="")))
+    model = build_model(without_first_weights(config))
     with tempfile.TemporaryDirectory() as folder:
         state, bundle = Path(folder) / "state", Path(folder) / "model"
         state.mkdir()

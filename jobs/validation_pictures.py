@@ -15,6 +15,7 @@ from fpig_core.bundle import load_bundle
 from fpig_core.drawing import TokenPicture, draw_contact_sheet
 from fpig_core.fpig import FPig
 from jobs.draw_tokens import draw_video
+from jobs.report_pictures import rows_of
 from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest
 from pipelines.quarantine import SampleError
@@ -41,11 +42,11 @@ def log_pictures(
     ranked = sorted(queries, key=lambda query: (query.rank, query.uid))
     chosen = ranked if len(ranked) <= 2 * NUM_EACH else ranked[:NUM_EACH] + ranked[-NUM_EACH:]
     model = load_bundle(bundle_folder).model
-    pictures = [
-        picture
-        for query, sample, data in _read(manifest, chosen)
-        if (picture := _draw(model, query, sample, data)) is not None
-    ]
+    samples = rows_of(manifest, [query.uid for query in chosen])
+    videos = read_videos(manifest, samples)
+    found = {sample["uid"]: (sample, data) for sample, data in zip(samples, videos, strict=True)}
+    drawn = [_draw(model, query, *found[query.uid]) for query in chosen]
+    pictures = [picture for picture in drawn if picture is not None]
     if not pictures:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -55,17 +56,6 @@ def log_pictures(
         draw_contact_sheet(pictures, heading=heading).save(sink, "PNG", optimize=True)
         path.write_bytes(sink.getvalue())
         tracker.log_artifact(path, folder=FOLDER)
-
-
-def _read(manifest: Manifest, queries: Sequence[RankedQuery]) -> list[tuple[RankedQuery, dict[str, Any], Any]]:
-    wanted, row_of, start = {query.uid for query in queries}, {}, 0
-    for rows in manifest.batches(["uid"]):
-        for row, uid in enumerate(rows["uid"].to_pylist()):
-            if uid in wanted:
-                row_of[uid] = start + row
-        start += rows.num_rows
-    samples = manifest.take([row_of[query.uid] for query in queries]).to_pylist()
-    return list(zip(queries, samples, read_videos(manifest, samples), strict=True))
 
 
 def _draw(model: Any, query: RankedQuery, sample: dict[str, Any], data: Any) -> TokenPicture | None:

@@ -131,4 +131,6 @@ def test_a_smaller_group_makes_way_for_a_larger_one(monkeypatch) -> None:
 
 
 def test_the_last_step_may_be_done_by_a_group_that_failed_after_it(monkeypatch) -> None:
-    play(Scene(Placement(max_failures=0), [fails(after=SCHEDULE.num_batches)]), monkeypatch)
+    scene = Scene(Placement(max_failures=0), [fails(after=SCHEDULE.num_batches)])
+    play(scene, monkeypatch)
+    assert scene.starts == [(0, 2)]

@@ -16,7 +16,6 @@ import psutil
 import pytest
 import torch
 from ray.cluster_utils import Cluster
-from safetensors.torch import load_file
 
 from cluster.checkpoints import CheckpointStore
 from fpig_core.schedule import Phase
@@ -24,6 +23,7 @@ from jobs import train
 from jobs.run_setup import make_plan
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.plan import EMPTY
+from tests.runs import last_state
 from tests.worlds import write_shards
 
 SEED = 20261
@@ -140,14 +140,6 @@ def planned(world: Path, driver: Driver) -> dict[int, list[str]]:
             rows = manifests["train"].take_captioned(samples[samples != EMPTY]).to_pylist()
             uids[batch] = [row["uid"] for row in rows if row["key"] != "000003"]
     return uids
-
-
-def last_state(run: Path) -> dict[str, torch.Tensor]:
-    """The weights and moments after the run's last step, by name."""
-    newest = CheckpointStore(str(run / "checkpoints")).newest_complete()
-    assert newest
-    files = (run / "checkpoints" / newest.folder).glob("state-*.safetensors")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 @pytest.fixture(scope="module")

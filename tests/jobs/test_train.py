@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from cluster.checkpoints import CheckpointStore
 from fpig_core.models import check_config
@@ -20,6 +19,7 @@ from jobs import train
 from jobs.recipes import RECIPES
 from jobs.run_setup import claim_run
 from pipelines.manifest import Manifest, load_manifest
+from tests.runs import last_state
 from tests.worlds import write_model, write_shards
 
 SIZES = ["--model.preprocess.num-frames", "3", "--model.num-selected", "4", "--global-batch", "4"]
@@ -112,14 +112,6 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output[-4000:]
     return output
-
-
-def last_state(run: Path) -> dict[str, torch.Tensor]:
-    """The weights and moments after the run's last step, by name."""
-    newest = CheckpointStore(str(run / "checkpoints")).newest_complete()
-    assert newest
-    files = (run / "checkpoints" / newest.folder).glob("state-*.safetensors")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 @pytest.mark.slow
