@@ -41,17 +41,19 @@ from jobs.models import (
     read_rerank_columns,
     reranker_of,
 )
-from jobs.query_sets import Choice, choose_queries, read_bank, read_categories
+from jobs.query_sets import CHOICES, Choice, choose_queries, read_bank, read_categories
 from jobs.report_pictures import Search
 from jobs.revision import code_revision
 from pipelines import storage
 from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
+from pipelines.datasets.consistency import read_mark
 from pipelines.manifest import Manifest
 
 EXAMPLE = "python -m jobs.evaluate --corpus runs/demo/corpus --json runs/demo/evaluate.json"
 NUM_TIMED = 50
 NUM_FOUND = 10
 FEW_QUERIES = 100
+DATASET_FIELDS = ("dataset", "protocol", "split", "published_videos", "num_to_write")
 LINEAGE = ("mlflow_run_id", "model_run_id", "model_uri", "code_revision", "precision", "dtype", "preprocess_digest")
 
 
@@ -69,8 +71,9 @@ class Args:
     """Manifest with the captions; by default the one that the corpus was made from."""
     model: str = ""
     """Model bundle; by default where it was when it embedded the corpus."""
-    queries: Choice = "first"
-    """One caption a video, every caption (multi-sentence), or all captions of a video as one (paragraph)."""
+    queries: Choice | Literal["protocol"] = "protocol"
+    """One caption a video, every caption (multi-sentence), or all captions of a video as one (paragraph). By default
+    what the protocol of the data set asks for (``_DATASET.json`` beside the shards), and one caption without it."""
     column: Literal["vector", "vector_unfused"] = "vector"
     """Which vectors are searched."""
     rerank_top: int = 0
@@ -115,7 +118,10 @@ def main(args: Args) -> Report:
     corpus = read_corpus(args.corpus, column=args.column)
     manifest = load_manifest_of(corpus.meta, manifest=args.manifest)
     bundle, origin = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
-    queries = choose_queries(corpus.uids, manifest, queries=args.queries)
+    dataset = read_mark(manifest.root)
+    asked = CHOICES[dataset["protocol"]] if dataset else "first"
+    choice = asked if args.queries == "protocol" else args.queries
+    queries = choose_queries(corpus.uids, manifest, queries=choice)
     extras = Extras(
         normalisers=args.normalisers,
         bank=read_bank(args.bank, bundle, column=args.column) if args.bank else None,
@@ -126,7 +132,7 @@ def main(args: Args) -> Report:
         model_id=corpus.meta["model_id"],
         data_id=manifest.digest,
         split=Path(manifest.root).name,
-        queries=args.queries,
+        queries=choice,
         select_on=selected_on(origin, manifest),
         first_stage_k=args.rerank_top or None,
     )
@@ -138,6 +144,7 @@ def main(args: Args) -> Report:
         {
             "method": method_of(bundle.config),
             "column": args.column,
+            "dataset": {name: dataset[name] for name in DATASET_FIELDS} if dataset else None,
             "num_videos_missing": manifest.num_rows - len(corpus.uids),
             "bytes_per_video": bytes_per_video(args.corpus, len(corpus.uids)),
             "ms_per_query": milliseconds_each(lambda text: search([text]), queries.texts[:NUM_TIMED]),
@@ -154,7 +161,7 @@ def main(args: Args) -> Report:
             },
         }
     )
-    judged.result["warnings"] = warnings_of(judged.result)
+    judged.result["warnings"] = warnings_of(judged.result, asked=asked)
     identity = {name: value for name, value in vars(args).items() if name not in ("json", "report", "examples")}
     write_outputs(
         judged,
@@ -224,9 +231,15 @@ def device_name(bundle: Bundle) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def warnings_of(result: Mapping[str, Any]) -> list[str]:
-    """What a reader must know so as not to misread the figures."""
+def warnings_of(result: Mapping[str, Any], *, asked: Choice) -> list[str]:
+    """What a reader must know so as not to misread the figures. ``asked``: the queries of the data set's protocol."""
     found = []
+    if dataset := result["dataset"]:
+        if result["queries"] != asked:
+            told = f"The protocol of {dataset['dataset']} is {dataset['protocol']}"
+            found.append(f"{told} (queries: {asked}), these are queries: {result['queries']}.")
+        if (published := dataset["published_videos"]) and published != dataset["num_to_write"]:
+            found.append(f"{dataset['dataset']} has {published} videos here, {dataset['num_to_write']} were imported.")
     if result["select_on"] == "test":
         found.append("The weights were selected on a test set: the figures are better than those on new data.")
     if result["select_on"] == "unknown":

@@ -235,6 +235,7 @@ def _lineage(result: Mapping[str, Any]) -> list[Html]:
     }
     pairs = [(name, foreign(str(value))) for name, value in shown.items() if value not in (None, "")]
     details = {
+        "Data set, as it was imported": result.get("dataset"),
         "Protocol: what another result must share to be compared": result["protocol"],
         "Training of the model": lineage.get("model_origin"),
         "Settings of the model": lineage.get("model_config"),

@@ -13,10 +13,12 @@ from fpig_core.normalisers import Bank
 from jobs.models import encode_queries, load_manifest_of
 from pipelines import storage
 from pipelines.corpus import Corpus, read_corpus
+from pipelines.datasets.catalogue import Protocol
 from pipelines.manifest import Manifest
 from pipelines.tables import read_rows
 
 Choice = Literal["first", "all", "paragraph"]
+CHOICES: dict[Protocol, Choice] = {"single": "first", "multi-sentence": "all", "paragraph": "paragraph"}
 
 
 def choose_queries(video_ids: Sequence[str], manifest: Manifest, *, queries: Choice) -> Queries:

@@ -93,7 +93,10 @@ def read_args(argv: list[str]) -> Args:
 
 def listing() -> str:
     """Recipes and their methods, a line each."""
-    return "\n".join(f"  {name:<22} {recipe.about} [{', '.join(recipe.methods)}]" for name, recipe in RECIPES.items())
+    width = max(map(len, RECIPES))
+    return "\n".join(
+        f"  {name:<{width}} {recipe.about} [{', '.join(recipe.methods)}]" for name, recipe in RECIPES.items()
+    )
 
 
 def take_method(recipe: Recipe, options: list[str]) -> tuple[str, list[str]]:

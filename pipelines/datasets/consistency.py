@@ -89,6 +89,12 @@ def write_marks(consistency: Consistency, out_url: str) -> None:
             storage.write_bytes(storage.join(out_url, split.split, DATASET_NAME), mark.encode())
 
 
+def read_mark(split_url: str) -> dict[str, Any]:
+    """What ``write_marks`` left beside the shards of a split; empty where they come from elsewhere."""
+    url = storage.join(split_url, DATASET_NAME)
+    return json.loads(storage.read_bytes(url)) if storage.exists(url) else {}
+
+
 def _split(split: str, published: Count, imported: Imported, *, num_to_write: int) -> SplitReport:
     num_videos, num_captions = imported.num_videos.get(split, 0), imported.num_captions.get(split, 0)
     notes = [

@@ -60,6 +60,32 @@ def test_all_captions_are_queries_of_their_own_video(world):
     assert result["select_on"] == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("protocol", "queries", "num_queries"),
+    [("single", "first", 8), ("multi-sentence", "all", 16), ("paragraph", "paragraph", 8)],
+)
+def test_the_protocol_of_the_data_set_says_what_is_a_query(world, protocol, queries, num_queries):
+    mark = {"dataset": "vatex", "protocol": protocol, "split": "test", "published_videos": 12, "num_to_write": 10}
+    (world / "shards/_DATASET.json").write_text(json.dumps(mark))
+    result = main(Args(corpus=str(world / "corpus"))).summary
+    assert (result["queries"], result["num_queries"], result["dataset"]) == (queries, num_queries, mark)
+    assert "vatex has 12 videos here, 10 were imported." in result["warnings"]
+    assert not any("The protocol of" in warning for warning in result["warnings"])
+
+
+def test_queries_against_the_protocol_are_warned_of(world):
+    mark = {
+        "dataset": "vatex",
+        "protocol": "multi-sentence",
+        "split": "test",
+        "published_videos": 10,
+        "num_to_write": 10,
+    }
+    (world / "shards/_DATASET.json").write_text(json.dumps(mark))
+    told = "The protocol of vatex is multi-sentence (queries: all), these are queries: first."
+    assert told in main(Args(corpus=str(world / "corpus"), queries="first")).summary["warnings"]
+
+
 def test_constant_vectors_get_the_worst_rank(world):
     manifest = write_shards(world / "shards", NUM_ROWS)
     constant = np.zeros((NUM_ROWS, 96), np.float32)
