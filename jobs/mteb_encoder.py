@@ -1,10 +1,11 @@
 """A model bundle as an encoder for MTEB, the Massive Text Embedding Benchmark, whose tasks also hold video.
 
 Written after the source of MTEB 2 (``mteb/models/models_protocols.py``: ``EncoderProtocol``; video arrives as a
-torchcodec decoder in the column ``video``, and the encoder sets the loader's ``collate_fn``). MTEB is no dependency
-and was never run against this: the tests use a data loader of the same shape and a decoder made up for them.
+torchcodec decoder in the column ``video``, and the encoder sets the loader's ``collate_fn``). MTEB is no dependency:
+the tests use a data loader of the same shape and a decoder made up for them; ``docs/evaluation.md`` tells of a real run.
 
->>> encoder = MtebEncoder("runs/demo/train/model", model_meta=mteb.ModelMeta(...))
+>>> meta = mteb.models.ModelMeta.create_empty({"name": "our/fpig", "revision": "1", "modalities": ["text", "video"]})
+>>> encoder = MtebEncoder("runs/demo/train/model", model_meta=meta)
 >>> mteb.evaluate(encoder, tasks=mteb.get_tasks(tasks=["..."]))
 
 MTEB ranks by its own rules. To judge a model from elsewhere by ours see ``fpig_core.evaluate_encoder``.
