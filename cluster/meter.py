@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.profiler import record_function
 
 from cluster.pulse import Pulse
 
@@ -33,6 +34,7 @@ class Meter:
         self.rejected: list[dict[str, str]] = []
         self.steps: list[dict[str, Any]] = []
         self._batch = 0
+        self._label = contextlib.ExitStack()
         self._clear()
 
     def _clear(self) -> None:
@@ -50,8 +52,10 @@ class Meter:
         return event
 
     def enter(self, stage: str) -> None:
-        """Note that a stage of the batch begins, and the one before it ends."""
+        """Note that a stage of the batch begins, and the one before it ends. A trace shows both under its name."""
         self._pulse.enter(stage, batch=self._batch)
+        self._label.close()
+        self._label.enter_context(record_function(stage))
         self._marks.append((stage, self._now()))
 
     @contextlib.contextmanager
@@ -59,7 +63,8 @@ class Meter:
         """Time a part of the stage at hand by itself."""
         around = self._marks[-1][0]
         self._marks.append((stage, self._now()))
-        yield
+        with record_function(stage):
+            yield
         self._marks.append((around, self._now()))
 
     def timed(self, blocks: Iterable[dict[str, Any]], *, first_batch: int) -> Iterator[tuple[int, dict[str, Any]]]:

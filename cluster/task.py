@@ -45,6 +45,8 @@ class TrainTask:
     """Bundle whose weights a new run starts from; empty for none."""
     flops_per_sample: float = 0.0
     """Operations of a step for each of its samples; 0 if nobody counted."""
+    profile: bool = False
+    """Trace some steps, see ``cluster.profiling``."""
 
     @property
     def checkpoints(self) -> CheckpointStore:

@@ -1,7 +1,8 @@
 """What one training worker does, from the first block of the stream to the last."""
 
+import contextlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cluster.estimate import rate_metrics
 from cluster.load import node_load
 from cluster.meter import Meter
 from cluster.placement import autocast_dtype
+from cluster.profiling import trace_steps
 from cluster.pulse import Pulse, Vote
 from cluster.saver import Saver
 from cluster.state import load_state
@@ -94,12 +96,26 @@ class TrainWorker:
         if checkpoint:
             self._restore(checkpoint)
         first_batch = checkpoint.batch if checkpoint else 0
+        trace = contextlib.nullcontext(lambda: None)
+        if self.task.profile:
+            trace = trace_steps(self.task.run_url, rank=self.rank, device=self.device)
+        with trace as end_step:
+            self._work(blocks, first_batch=first_batch, end_step=end_step)
+        self.meter.enter("checkpoint")
+        if not self.saver.wait():
+            raise RuntimeError(
+                "the last checkpoint was not saved; make room on storage and start the same command again"
+            )
+
+    def _work(self, blocks: Iterable[dict[str, Any]], *, first_batch: int, end_step: Callable[[], None]) -> None:
+        """Train, validate and save by ``blocks``; ``end_step`` is called after each training step."""
         batch = first_batch - 1
         for batch, block in self.meter.timed(blocks, first_batch=first_batch):
             self._check_place(block, batch)
             self.meter.note_rejected(block)
             if self.schedule.place(batch).phase == "train":
                 self._train(block, batch)
+                end_step()
             else:
                 self._validate(block, batch)
             stops = self.vote.stop(self.pulse.should_stop)
@@ -110,11 +126,6 @@ class TrainWorker:
         else:
             if batch + 1 != self.schedule.num_batches:
                 raise RuntimeError(f"the stream ended before batch {batch + 1} of {self.schedule.num_batches}")
-        self.meter.enter("checkpoint")
-        if not self.saver.wait():
-            raise RuntimeError(
-                "the last checkpoint was not saved; make room on storage and start the same command again"
-            )
 
     def _save(self, batch: int) -> None:
         """Save the state before ``batch``. In mid-validation that is the state before its first batch."""

@@ -2,7 +2,7 @@
 
 Written after the source of MTEB 2 (``mteb/models/models_protocols.py``: ``EncoderProtocol``; video arrives as a
 torchcodec decoder in the column ``video``, and the encoder sets the loader's ``collate_fn``). MTEB is no dependency:
-the tests use a data loader of the same shape and a decoder made up for them; ``docs/evaluation.md`` tells of a real run.
+tests use a data loader of the same shape and a decoder made up for them; ``docs/evaluation.md`` tells of a real run.
 
 >>> meta = mteb.models.ModelMeta.create_empty({"name": "our/fpig", "revision": "1", "modalities": ["text", "video"]})
 >>> encoder = MtebEncoder("runs/demo/train/model", model_meta=meta)

@@ -60,6 +60,8 @@ class Args:
     """MLflow tracking URI, or none."""
     register_as: str = ""
     """Also register the model in MLflow under this name, NAME or NAME@ALIAS."""
+    profile: bool = False
+    """Trace a few steps of every worker to RUN/profile, for Perfetto."""
     json: str = ""
     """Write the result to this file."""
     plan: str = ""
@@ -133,6 +135,7 @@ def main(args: Args) -> Report:
         run_url=storage.join(absolute(args.placement.storage), args.name),
         start_url=absolute(args.experiment.start) if start_id else "",
         flops_per_sample=flops_per_sample(empty, args.placement),
+        profile=args.profile,
     )
     claim_run(task.run_url, args.experiment, manifests, start_id=start_id)
     if storage.exists(storage.join(task.run_url, "model", ORIGIN)):
