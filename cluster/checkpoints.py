@@ -65,7 +65,7 @@ class CheckpointStore:
 
     def complete(self) -> Iterator[Checkpoint]:
         """All complete checkpoints, the newest first; a damaged one is passed over with a warning."""
-        for folder in self._folders():
+        for folder in self.folders():
             if checkpoint := self._read(folder):
                 yield checkpoint
 
@@ -89,11 +89,11 @@ class CheckpointStore:
         """Remove all but the newest ``keep`` complete checkpoints, and what lies before them."""
         complete = [checkpoint.folder for checkpoint in self.complete()]
         if len(complete) >= keep:
-            folders = self._folders()
+            folders = self.folders()
             for folder in folders[folders.index(complete[keep - 1]) + 1 :]:
                 self.fs.rm(f"{self.root}/{folder}", recursive=True)
 
-    def _folders(self) -> list[str]:
+    def folders(self) -> list[str]:
         """Names of all checkpoints, complete or not, the newest first."""
         self.fs.invalidate_cache()
         if not self.fs.exists(self.root):
