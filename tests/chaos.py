@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -70,12 +71,14 @@ class Training:
                 told[json.loads(line)["batch"]].append(json.loads(line))
         return told
 
-    def wait_until(self, ready: Callable[[], object], *, timeout_s: float = 400, every_s: float = 0.05) -> None:
+    def wait_until(self, ready: Callable[[], object], *, timeout_s: float = 400, every_s: float = 0.05) -> Any:
+        """What ``ready`` gives once it is something."""
         deadline = time.monotonic() + timeout_s
-        while not ready():
+        while not (found := ready()):
             assert self.is_running(), self.log()[-4000:]
             assert time.monotonic() < deadline, self.log()[-4000:]
             time.sleep(every_s)
+        return found
 
     def last_batch(self) -> int:
         """The last batch that was told of, −1 before the first."""

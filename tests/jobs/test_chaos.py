@@ -106,8 +106,7 @@ def test_kills_change_nothing(nodes: Nodes, world: Path, undisturbed: Training) 
         else:
 
             def choose() -> psutil.Process:
-                training.wait_until(nodes.workers)
-                return chance.choice(nodes.workers())
+                return chance.choice(training.wait_until(nodes.workers))
 
             if kind == "save":
                 kill_in_mid_save(training, choose)
