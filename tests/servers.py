@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,17 +129,17 @@ def make_bucket(env: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def ray_head(folder: Path, *, num_cpus: int = 8) -> Iterator[RayHead]:
+def ray_head(folder: Path, *, num_cpus: int = 8, more_env: Mapping[str, str] | None = None) -> Iterator[RayHead]:
     """A Ray cluster of one node that demands a token, beside any other Ray on this machine.
 
-    ``folder`` must have a short path: Ray's sockets live below it.
+    ``folder`` must have a short path: Ray's sockets live below it. ``more_env``: variables for all of its processes.
     """
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"  # jobs say python
-    env = {**clean, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    env = {**clean, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} | dict(more_env or {})
     port, dashboard, agent, agent_grpc, metrics, client = free_ports(6)
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--node-ip-address={LOOPBACK}", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--num-cpus={num_cpus}"]
@@ -152,3 +152,16 @@ def ray_head(folder: Path, *, num_cpus: int = 8) -> Iterator[RayHead]:
         command, env=env, log=folder / "head.log", ready=answers(f"{head.dashboard}/api/version", status=(401,))
     ):
         yield head
+
+
+@contextlib.contextmanager
+def ray_node(folder: Path, head: RayHead, *, num_cpus: int = 1) -> Iterator[subprocess.Popen]:
+    """A node more for the cluster of ``head``, as a process group of its own; it joins some seconds later."""
+    agent, agent_grpc, metrics, runtime_env = free_ports(4)
+    command = [str(BIN / "ray"), "start", "--block", f"--address={head.address}", f"--node-ip-address={LOOPBACK}"]
+    command += [f"--num-cpus={num_cpus}", "--object-store-memory=200000000", "--disable-usage-stats"]
+    command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
+    command += [f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime_env}"]
+    log = folder / f"node-{agent}.log"
+    with running(command, env=head.env, log=log, ready=lambda: "Ray runtime started" in log.read_text()) as process:
+        yield process

@@ -17,7 +17,7 @@ from fpig_core.training_step import TrainingStep
 from tests.cluster.gloo import run_workers
 from tests.methods import build_method, make_batch
 
-ROWS, STEPS = 6, 3
+ROWS, STEPS = 8, 3
 OPTIM = Optim(lr=2e-4, backbone_rate=0.5)
 # One of each method: the variants differ in what they compute, not in how their parameters are held.
 ALL_ROWS = slice(0, ROWS)
@@ -45,8 +45,9 @@ class Trained(NamedTuple):
 
 
 def inputs(step: int, *, part: slice) -> tuple[list[torch.Tensor], Noise]:
-    frame, word = make_batch(step)
-    valid = torch.tensor([True, True, step != 1, True, True, True])
+    more = make_batch(step + STEPS)
+    frame, word = (torch.cat([x, y])[:ROWS] for x, y in zip(make_batch(step), more, strict=True))
+    valid = torch.tensor([row != 2 or step != 1 for row in range(ROWS)])
     return [x[part] for x in (frame, word.roll(step, dims=0), valid)], Noise(seed=step, first=part.start)
 
 
@@ -194,9 +195,11 @@ def require_same_way(got: dict[str, Any], wanted: dict[str, Any], *, start: dict
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_two_workers_train_like_plain_pytorch_also_over_a_restart(tmp_path, zero_stage) -> None:
-    run_workers(train_some, 2, zero_stage, str(tmp_path), 0, STEPS - 1)
-    require_equal(run_workers(train_some, 2, zero_stage, str(tmp_path), STEPS - 1, STEPS), first=STEPS - 1)
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_workers_train_like_plain_pytorch_also_over_a_restart(tmp_path, num_workers, zero_stage) -> None:
+    run_workers(train_some, num_workers, zero_stage, str(tmp_path), 0, STEPS - 1)
+    workers = run_workers(train_some, num_workers, zero_stage, str(tmp_path), STEPS - 1, STEPS)
+    require_equal(workers, first=STEPS - 1)
 
 
 @pytest.mark.slow

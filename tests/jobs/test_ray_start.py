@@ -1,0 +1,135 @@
+"""A training on nodes that ``ray start`` made: it grows, is stopped, loses a node after a notice, and its driver."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.state import list_nodes
+
+from cluster.checkpoints import Checkpoint
+from tests.chaos import ALONE, ELASTIC, Training, require_planned, require_same, write_world
+from tests.servers import BIN, RayHead, ray_head, ray_node
+from tests.test_layers import ROOT
+
+SIZES = ["--model.preprocess.num-frames", "12", "--global-batch", "8", "--epochs", "40"]
+PACE = ["--monitor.checkpoint-every", "100000", "--placement.grow-after-s", "3"]
+MORE_ENV = {"OMP_NUM_THREADS": "1", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    # Not tmp_path: Ray's sockets do not fit below a path that long.
+    with tempfile.TemporaryDirectory(prefix="ray") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def head(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHead]:
+    """A head with a CPU for decoding; this process has the token too."""
+    with ray_head(folder, num_cpus=1, more_env=MORE_ENV) as cluster:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+            monkeypatch.setenv(name, cluster.env[name])
+        yield cluster
+
+
+class Submitted(Training):
+    """The training as a job of the cluster, once it is submitted."""
+
+    def __init__(self, head: RayHead, world: Path, run: str, *options: str):
+        super().__init__(world, run, *options)
+        self.head, self.client, self.job = head, JobSubmissionClient(head.dashboard), ""
+
+    def submit(self) -> None:
+        line = shlex.join(["python", "-m", "jobs.train", *self.arguments])
+        self.job = self.client.submit_job(entrypoint=line, runtime_env={"working_dir": str(ROOT)})
+
+    def status(self) -> JobStatus:
+        return self.client.get_job_status(self.job)
+
+    def is_running(self) -> bool:
+        return not self.status().is_terminal()
+
+    def ends(self, status: JobStatus) -> None:
+        self.wait_until(lambda: self.status() == status or not self.is_running())
+        assert self.status() == status, self.log()[-4000:]
+
+    def log(self) -> str:
+        return self.client.get_job_logs(self.job)
+
+    def newest(self) -> Checkpoint:
+        return next(self.store.complete())
+
+    def driver(self) -> psutil.Process:
+        """The process below the one that waits for it."""
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or [""]
+            if {"jobs.train", self.folder.name} <= set(words) and "python" in Path(words[0]).name:
+                return process
+        raise AssertionError("the job has no process")
+
+    def nodes(self) -> set[str]:
+        """Ids of the nodes that are alive."""
+        alive = list_nodes(self.head.dashboard, filters=[("state", "=", "ALIVE")])
+        return {node.node_id for node in alive}  # pyright: ignore[reportAttributeAccessIssue]
+
+    def announce_loss(self, node: str) -> None:
+        """What a cloud's notice becomes: this node will be gone in a minute."""
+        words = ["drain-node", "--address", self.head.address, "--node-id", node, "--deadline-remaining-seconds", "60"]
+        words += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        subprocess.run([str(BIN / "ray"), *words], env=self.head.env, check=True, timeout=100)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_growth_stop_notice_and_a_killed_driver_change_nothing(head: RayHead, folder: Path, tmp_path: Path) -> None:
+    world = write_world(tmp_path)
+    undisturbed = Training(world, "undisturbed", *SIZES, *PACE, *ALONE)
+    undisturbed.start(address="local")
+    undisturbed.finish()
+    require_planned(undisturbed, world)
+
+    training = Submitted(head, world, "submitted", *SIZES, *PACE, *ELASTIC)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ray_node(folder, head))
+        training.submit()
+        training.reaches(1)
+        assert "there is room for 1 of 2 workers" in training.log()
+
+        # growth
+        small = training.nodes()
+        second = stack.enter_context(ray_node(folder, head))
+        training.wait_until(lambda: "goes on from step" in training.log())
+        grown = training.newest()
+        training.reaches(grown.batch + 2)
+        assert training.log().count("there is room for 1 of 2 workers") == 1
+
+        # ray job stop
+        training.client.stop_job(training.job)
+        training.ends(JobStatus.STOPPED)
+        assert training.newest().batch == training.last_batch() + 1 > grown.batch
+        stopped = training.newest()
+        training.submit()
+        training.reaches(stopped.batch + 1)
+
+        # notice, and loss of the node
+        (node,) = training.nodes() - small
+        training.announce_loss(node)
+        training.wait_until(lambda: training.newest().batch > stopped.batch)
+        os.killpg(second.pid, signal.SIGKILL)
+        saved = training.newest()
+        training.reaches(saved.batch + 2)
+
+        # loss of the driver
+        training.driver().kill()
+        training.ends(JobStatus.FAILED)
+        training.submit()
+        training.ends(JobStatus.SUCCEEDED)
+    require_same(training, undisturbed)
