@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
+import ray
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -147,7 +148,7 @@ def main(args: Args) -> Report:
     connect(dashboard=True)
     source = StreamSource(plan=plan, preprocess=model.preprocess, manifests=manifests)
     with stop_signals() as should_stop, output_run(task.run_url, tracking=args.tracking, name=args.name) as tracker:
-        tracker.set_tags({"code_revision": code_revision()})
+        tracker.set_tags({"code_revision": code_revision(), "ray_job_id": ray.get_runtime_context().get_job_id()})
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
         for phase, manifest in manifests.items():
             tracker.log_input(phase, source=manifest.root, digest=manifest.digest)
