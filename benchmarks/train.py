@@ -22,9 +22,9 @@ from torch.multiprocessing.spawn import spawn
 
 from benchmarks.measure import Result, Spread, is_quick, machine, save
 from cluster.collectives import gather
-from cluster.group import GroupReport
 from cluster.optim import Optim, make_optimizer
 from cluster.placement import Placement
+from cluster.reports import GroupReport
 from cluster.session import connect
 from cluster.task import Monitor, TrainTask
 from cluster.tracking import Tracker, TrackerSpec, open_tracker

@@ -85,6 +85,10 @@ class CheckpointStore:
                 self.fs.pipe_file(f"{folder}/{_CONDEMNED}", json.dumps({"file": name}).encode())
                 raise DamagedError(f"{folder}/{name} is damaged: its digest differs; the checkpoint before it will do")
 
+    def read(self, checkpoint: Checkpoint, name: str) -> bytes:
+        """One file of a checkpoint."""
+        return self.fs.cat_file(f"{self.root}/{checkpoint.folder}/{name}")
+
     def prune(self, *, keep: int) -> None:
         """Remove all but the newest ``keep`` complete checkpoints, and what lies before them."""
         complete = [checkpoint.folder for checkpoint in self.complete()]

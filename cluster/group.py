@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 import pyarrow.fs
@@ -18,28 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.checkpoints import Checkpoint
 from cluster.pulse import hanging, open_board, pulse
+from cluster.reports import GroupReport, join_reports
 from cluster.task import TrainTask
-from cluster.validation import RankedQuery
 
 logger = logging.getLogger(__name__)
 
 # Ray leaves the GPUs of a machine visible to workers that reserved none.
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 WATCH_S = 1.0
-
-
-class GroupReport(NamedTuple):
-    """What the workers tell the driver from time to time."""
-
-    step: int
-    """Optimiser steps done."""
-    metrics: dict[str, float]
-    rejected: list[dict[str, str]]
-    """Samples that the stream could not use since the last report."""
-    steps: list[dict[str, Any]]
-    """Batch, losses and uids of every step since the last report, where they are recorded."""
-    queries: Sequence[RankedQuery]
-    """All queries of the validation that the metrics are of; empty for training steps."""
 
 
 OnReport = Callable[[GroupReport], None]
@@ -52,13 +38,7 @@ class _ForwardReports(UserCallback):
         self.queue = queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        rejected = [sample for worker in metrics for sample in worker["rejected"]]
-        steps = [
-            parts[0] | {"uids": [uid for part in parts for uid in part["uids"]]}
-            for parts in zip(*(worker["steps"] for worker in metrics), strict=True)
-        ]
-        told = metrics[0]["metrics"] | {name: value for worker in metrics for name, value in worker["load"].items()}
-        self.queue.put(GroupReport(metrics[0]["step"], told, rejected, steps, metrics[0]["queries"]))
+        self.queue.put(join_reports(metrics))
 
 
 def _train_worker(config: dict[str, Any]) -> None:

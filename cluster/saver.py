@@ -3,6 +3,7 @@
 import logging
 import shutil
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import deepspeed
 import torch.distributed as dist
 
 from cluster.checkpoints import CheckpointStore
+from cluster.reports import WorkerReport, write_reports
 from cluster.state import save_state
 
 logger = logging.getLogger(__name__)
@@ -23,14 +25,20 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[bool] | None = None
 
-    def save(self, engine: deepspeed.DeepSpeedEngine, *, batch: int, best_val_r1: float) -> None:
-        """Save the state before ``batch``; every worker must call it. It waits for the checkpoint before."""
+    def save(
+        self, engine: deepspeed.DeepSpeedEngine, *, batch: int, best_val_r1: float, reports: Sequence[WorkerReport]
+    ) -> None:
+        """Save the state before ``batch`` and what was told of the way there. It waits for the checkpoint before.
+
+        Every worker must call it.
+        """
         self.wait()
         names = [self._store.new_folder(batch)]
         dist.broadcast_object_list(names)
         local = Path(tempfile.mkdtemp(prefix="fpig-checkpoint-"))
         try:
             save_state(engine, local)
+            write_reports(local, reports, rank=dist.get_rank())
         except OSError as error:
             shutil.rmtree(local, ignore_errors=True)
             self._tell(batch, error)

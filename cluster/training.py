@@ -13,6 +13,7 @@ from cluster.checkpoints import Checkpoint
 from cluster.group import OnReport, run_group
 from cluster.meter import LossError
 from cluster.placement import Placement
+from cluster.reports import kept_reports
 from cluster.session import asking_for_nodes, node_resources, wait_for_room
 from cluster.task import TrainTask
 
@@ -43,6 +44,8 @@ def run_training(
     A group that fails is followed by another from the newest complete checkpoint, of as many workers as there is room
     for then; a group that could be larger is asked to save and stop, and is followed by a larger one.
 
+    ``on_report`` may get a report twice.
+
     Raises:
         ValueError: the cluster cannot serve the placement.
         StoppedError: ``should_stop`` told to.
@@ -50,10 +53,10 @@ def run_training(
     """
     placement, use_gpu = task.placement, uses_gpus(task.placement)
     failures, enough, wait_s = 0, placement.num_workers, placement.wait_for_nodes_s
+    newest = _take_up(task, on_report)
     with asking_for_nodes(placement, use_gpu=use_gpu):
-        while True:
+        while not _is_done(task, newest):
             num_workers = wait_for_room(placement, use_gpu=use_gpu, enough=enough, wait_s=wait_s)
-            newest = task.checkpoints.newest_complete()
             if num_workers < placement.num_workers:
                 logger.warning("there is room for %d of %d workers", num_workers, placement.num_workers)
             error = _run_group(
@@ -65,17 +68,32 @@ def run_training(
                 on_report=on_report,
                 should_stop=should_stop,
             )
-            reached = task.checkpoints.newest_complete()
-            if reached and reached.batch == task.schedule.num_batches:
+            before, newest = newest, _take_up(task, on_report)
+            if _is_done(task, newest):
                 return
             if should_stop():
                 raise StoppedError
             if error:
-                failures = 1 if reached != newest else failures + 1
+                failures = 1 if newest != before else failures + 1
                 _judge(error, failures=failures, placement=placement)
-            step = task.schedule.steps_before(reached.batch) if reached else 0
+            step = task.schedule.steps_before(newest.batch) if newest else 0
             logger.warning("training goes on from step %d with another worker group", step)
             enough, wait_s = placement.fewest_workers, max(RESTART_S, placement.wait_for_nodes_s)
+
+
+def _take_up(task: TrainTask, on_report: OnReport) -> Checkpoint | None:
+    """The newest complete checkpoint. What was told before it is told again: some of it may have died on its way."""
+    newest = task.checkpoints.newest_complete()
+    try:
+        for report in kept_reports(task.checkpoints, newest) if newest else ():
+            on_report(report)
+    except OSError as error:
+        logger.warning("reports before batch %s were not taken up: %s", newest and newest.batch, error)
+    return newest
+
+
+def _is_done(task: TrainTask, newest: Checkpoint | None) -> bool:
+    return newest is not None and newest.batch == task.schedule.num_batches
 
 
 def _run_group(

@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from cluster.meter import Meter
 from cluster.placement import autocast_dtype
 from cluster.profiling import trace_steps
 from cluster.pulse import Pulse, Vote
+from cluster.reports import WorkerReport
 from cluster.saver import Saver
 from cluster.state import load_state
 from cluster.task import TrainTask
@@ -68,6 +70,8 @@ class TrainWorker:
             dtype=self.dtype,
         )
         self.average = AveragedWeights(self.engine, decay=task.optim.ema)
+        # Of the time since the checkpoint before the last: one of them may fail.
+        self.told: deque[list[WorkerReport]] = deque([[]], maxlen=2)
         self.saver = Saver(task.checkpoints, keep=self.monitor.keep_checkpoints)
         self.vote = Vote()
         self.validation = Validation(self.device)
@@ -135,7 +139,9 @@ class TrainWorker:
         self._report_steps(batch)
         self.meter.enter("checkpoint")
         self.average.use(False)
-        self.saver.save(self.engine, batch=batch, best_val_r1=self.best_val_r1)
+        told = [report for since in self.told for report in since]
+        self.saver.save(self.engine, batch=batch, best_val_r1=self.best_val_r1, reports=told)
+        self.told.append([])
 
     def _check_place(self, block: dict[str, Any], batch: int) -> None:
         """A lost row or a block out of turn would mix the batches silently."""
@@ -223,6 +229,7 @@ class TrainWorker:
             # All workers have the same.
             "queries": queries if self.rank == 0 else (),
         }
+        self.told[-1].append(told)
         ray.train.report(told)
         self.meter.rejected, self.meter.steps = [], []
         # Here because it is a collective of Ray's, of milliseconds.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.group import GroupReport
+from cluster.reports import GroupReport
 from cluster.task import TrainTask
 from cluster.tracking import Tracker
 from jobs.validation_pictures import log_pictures, log_table

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.checkpoints import Checkpoint
 from cluster.estimate import flops_per_sample
-from cluster.group import GroupReport
 from cluster.placement import Placement
+from cluster.reports import GroupReport
 from cluster.session import connect
 from cluster.task import Monitor, TrainTask
 from cluster.tracking import Tracker
@@ -152,13 +152,12 @@ def main(args: Args) -> Report:
         tracker.log_params(dataclasses.asdict(args.experiment) | {"placement": dataclasses.asdict(args.placement)})
         for phase, manifest in manifests.items():
             tracker.log_input(phase, source=manifest.root, digest=manifest.digest)
-        if not (newest and newest.batch == task.schedule.num_batches):
-            try:
-                done = task.schedule.steps_before(newest.batch) if newest else 0
-                train(task, source, tracker, done=done, should_stop=should_stop)
-            except StoppedError:
-                tracker.finish("KILLED")
-                return summarise_stop(args, task)
+        try:
+            done = task.schedule.steps_before(newest.batch) if newest else 0
+            train(task, source, tracker, done=done, should_stop=should_stop)
+        except StoppedError:
+            tracker.finish("KILLED")
+            return summarise_stop(args, task)
         selected = {"select_on": args.experiment.data.select_on, "val_digest": manifests["val"].digest}
         publish(task, tracker, selected=selected, register_as=args.register_as)
     return summarise(args, task)

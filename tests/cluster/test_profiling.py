@@ -23,7 +23,7 @@ def test_the_trace_holds_the_stages_of_the_traced_steps(tmp_path, num_steps, num
         for _ in range(num_steps):
             meter.enter("forward")
             with meter.inside("gather"):
-                torch.ones(8, 8) @ torch.ones(8, 8)
+                torch.mm(torch.ones(8, 8), torch.ones(8, 8))
             meter.enter("backward")
             end_step()
     events = json.loads(gzip.decompress((tmp_path / FOLDER / "rank-1.json.gz").read_bytes()))["traceEvents"]

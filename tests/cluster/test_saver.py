@@ -39,7 +39,7 @@ def save_three(rank: int, num_workers: int, folder: str, failure: str) -> tuple[
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
         else:
             store.fs.put_file = _refuse if batch == 2 else put_file
-        saver.save(engine=None, batch=batch, best_val_r1=0.0)  # pyright: ignore[reportArgumentType]
+        saver.save(engine=None, batch=batch, best_val_r1=0.0, reports=[])  # pyright: ignore[reportArgumentType]
         saved.append(saver.wait())
         found = store.newest_complete()
         newest.append(found.batch if found else -1)

@@ -30,6 +30,7 @@ class Scene:
     stopped: bool = False
     newest: Checkpoint | None = None
     starts: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    told: list[str] = dataclasses.field(default_factory=list)
     wants_stop: Callable[[], bool] = bool
 
     @property
@@ -67,8 +68,10 @@ def play(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "asking_for_nodes", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(training, "wait_for_room", lambda *_, **__: scene.room())
     monkeypatch.setattr(training, "node_resources", lambda: [{"CPU": 99.0}])
+    monkeypatch.setattr(training, "kept_reports", lambda store, checkpoint: [f"before {checkpoint.batch}"])
     task: Any = scene
-    run_training(task, make_stream, on_report=print, should_stop=lambda: scene.stopped)
+    told: Any = scene.told.append
+    run_training(task, make_stream, on_report=told, should_stop=lambda: scene.stopped)
 
 
 def to_the_end(scene: Scene) -> None:
@@ -88,6 +91,8 @@ def test_a_group_follows_on_a_failure_from_the_newest_checkpoint_with_the_room_o
     scene = Scene(Placement(num_workers=2, min_workers=1), [fails(after=3), fails(), to_the_end], rooms=[2, 1, 2])
     play(scene, monkeypatch)
     assert scene.starts == [(0, 2), (3, 1), (3, 2)]
+    # What died on its way to the driver is in the checkpoint.
+    assert scene.told == ["before 3", "before 3", f"before {SCHEDULE.num_batches}"]
 
 
 @pytest.mark.parametrize("max_failures", [0, 2])
