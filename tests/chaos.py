@@ -56,6 +56,7 @@ class Training:
         command = [sys.executable, "-m", "jobs.train", *self.arguments]
         with self.log_path.open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+        self.started = time.time()
 
     def is_running(self) -> bool:
         return self.process.poll() is None

@@ -50,15 +50,15 @@ class Nodes:
         while len(self.others) < 2:
             self.others.append(self._add())
 
-    def workers(self) -> list[psutil.Process]:
-        """The training workers of this cluster."""
+    def workers(self, training: Training) -> list[psutil.Process]:
+        """The training workers on these nodes, without those that a killed driver has left behind."""
         nodes: list[Any] = [self.cluster.head_node, *self.others]
         raylets = {node.all_processes["raylet"][0].process.pid for node in nodes}
         return [
             process
             for raylet in raylets
             for process in psutil.Process(raylet).children(recursive=True)
-            if "RayTrainWorker" in "".join(process.cmdline()[:1])
+            if "RayTrainWorker" in "".join(process.cmdline()[:1]) and process.create_time() > training.started
         ]
 
 
@@ -106,7 +106,7 @@ def test_kills_change_nothing(nodes: Nodes, world: Path, undisturbed: Training) 
         else:
 
             def choose() -> psutil.Process:
-                return chance.choice(training.wait_until(nodes.workers))
+                return chance.choice(training.wait_until(lambda: nodes.workers(training)))
 
             if kind == "save":
                 kill_in_mid_save(training, choose)
