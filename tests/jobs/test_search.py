@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fpig_core.bundle import load_bundle
+from fpig_core.retrieval import encode_queries
 from jobs.draw_tokens import Args as DrawArgs
 from jobs.draw_tokens import main as draw
-from jobs.models import encode_queries
 from jobs.search import Args, main
 from jobs.text import plain
 from tests.worlds import caption_of, write_corpus, write_model, write_shards
@@ -28,7 +28,7 @@ def test_the_video_with_this_caption_comes_first(world, capsys):
     assert [result["rank"] for result in results] == [1, 2, 3]
     assert results[0]["video_id"] == "video4"
     assert results[0]["score"] == pytest.approx(1, abs=1e-5)
-    assert results[0]["captions"] == [caption_of(4), "video number 4"]
+    assert results[0]["captions"] == (caption_of(4), "video number 4")
     assert (results[0]["shard"], results[0]["key"]) == ("shard-000000.tar", "000004")
     assert np.all(np.diff([result["score"] for result in results]) <= 0)
     assert "video4" in capsys.readouterr().out
@@ -41,7 +41,7 @@ def test_wrong_requests_are_refused(world):
         main(Args(corpus=corpus, query="a", model=str(world / "other")))
     with pytest.raises(ValueError, match="empty query"):
         main(Args(corpus=corpus, query=" "))
-    with pytest.raises(ValueError, match="k=0"):
+    with pytest.raises(ValueError, match="top=0"):
         main(Args(corpus=corpus, query="a", top=0))
     with pytest.raises(ValueError, match="embed_corpus"):
         main(Args(corpus=str(world / "nowhere"), query="a"))
