@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import torch
 
-BLOCK_ROWS = 16_384
+BLOCK_ROWS = 8_192
 DENSE = 0.25
 """A block of vectors of which at least this share is wanted is multiplied as a whole, not copied row by row."""
 
@@ -79,7 +79,7 @@ def exact_top(
     cut to the number of rows. Equal scores stand in the order of rows.
     """
     num_rows = len(vector_BD) if only is None else len(only)
-    query, k = torch.from_numpy(query_QD), min(k, num_rows)
+    k = min(k, num_rows)
     best_score = torch.zeros(len(query_QD), 0)
     best_row = torch.zeros(len(query_QD), 0, dtype=torch.long)
     for start in range(0, len(vector_BD), BLOCK_ROWS):
@@ -88,10 +88,11 @@ def exact_top(
         if not len(row):
             continue
         is_dense = len(row) >= DENSE * (stop - start)
-        block = vector_BD[start:stop] if is_dense else vector_BD[row]
-        score = query @ torch.from_numpy(np.ascontiguousarray(block, dtype=np.float32)).T
-        if is_dense:
-            score = score[:, torch.from_numpy(row - start)] if len(row) < stop - start else score
+        # torch widens half precision three times as fast as NumPy, whose products are the faster ones on AMD.
+        block = torch.from_numpy(vector_BD[start:stop] if is_dense else vector_BD[row]).float().numpy()
+        score = torch.from_numpy(query_QD @ block.T)
+        if is_dense and len(row) < stop - start:
+            score = score[:, torch.from_numpy(row - start)]
         score, place = score.topk(min(k, len(row)), dim=1)
         best_score = torch.cat([best_score, score], dim=1)
         best_row = torch.cat([best_row, torch.from_numpy(row)[place]], dim=1)

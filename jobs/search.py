@@ -1,6 +1,8 @@
 """``search``: find videos of a corpus by text, or by another video."""
 
 import dataclasses
+import json
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -9,9 +11,8 @@ from cluster.tracking import NO_TRACKING
 from jobs.cli import Report, launch
 from jobs.models import load_model_of
 from jobs.text import plain
-from pipelines.corpus import read_committed
 from pipelines.filters import parse_condition
-from pipelines.searcher import Found, Searcher
+from pipelines.searcher import Found, Searcher, read_meta
 
 EXAMPLE = 'python -m jobs.search --corpus runs/demo/corpus --query "a red square moves left"'
 
@@ -20,8 +21,10 @@ EXAMPLE = 'python -m jobs.search --corpus runs/demo/corpus --query "a red square
 class Args:
     """Search a corpus by text, or for videos like one of its own. A model that reranks may judge the best once more."""
 
-    corpus: str
+    corpus: str = ""
     """Folder or URL of the corpus: every video is compared."""
+    index: str = ""
+    """Folder or URL of an index of the corpus, as build_index writes it, in place of --corpus."""
     query: str = ""
     """What to look for, in words."""
     like: str = ""
@@ -47,9 +50,12 @@ def main(args: Args) -> Report:
         raise ValueError("got an empty query; give --query with words, or --like with a video, and only one of both")
     if args.like and args.rerank_top:
         raise ValueError("got --like and --rerank-top, but a second stage judges texts; leave one of both out")
+    if bool(args.corpus) == bool(args.index):
+        raise ValueError("give --corpus to compare every video, or --index, and only one of both")
+    url = args.corpus or args.index
     where = [parse_condition(text) for text in args.where]
-    bundle, _ = load_model_of(read_committed(args.corpus), model=args.model, tracking=args.tracking)
-    searcher = Searcher.open(args.corpus, bundle=bundle, manifest=args.manifest)
+    bundle, _ = load_model_of(read_meta(url), model=args.model, tracking=args.tracking)
+    searcher = Searcher.open(url, bundle=bundle, manifest=args.manifest)
     if args.like:
         found = searcher.like(args.like, top=args.top, where=where)
     else:
@@ -57,8 +63,13 @@ def main(args: Args) -> Report:
     show_found(args.query or f"like {args.like}", found, num_videos=searcher.num_videos)
     summary = {"query": args.query or None, "like": args.like or None, "where": [str(each) for each in where]}
     summary |= {"num_videos": searcher.num_videos, "model_id": searcher.model_id}
-    summary |= {"first_stage_k": args.rerank_top or None, "results": [dataclasses.asdict(each) for each in found]}
-    return Report(title=f"Search of {args.corpus}", summary=summary)
+    summary |= {"first_stage_k": args.rerank_top or None, "results": [as_json(each) for each in found]}
+    return Report(title=f"Search of {url}", summary=summary)
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    """Plain values; dates become text."""
+    return json.loads(json.dumps(dataclasses.asdict(found), default=str))
 
 
 def show_found(title: str, found: list[Found], *, num_videos: int) -> None:

@@ -15,9 +15,10 @@ import pyarrow as pa
 from fpig_core.bundle import Bundle
 from fpig_core.index import ExactIndex
 from fpig_core.retrieval import encode_queries
-from pipelines.corpus import read_corpus
+from pipelines.corpus import read_committed, read_corpus
 from pipelines.filters import Condition, filterable, matching_rows
 from pipelines.manifest import load_manifest_of
+from pipelines.search_index import is_index, open_index, read_marker
 from pipelines.search_rows import SAMPLE_COLUMNS, find_row, rows_of
 from pipelines.second_stage import rerank_rows
 
@@ -52,6 +53,15 @@ class Found:
     metadata: dict[str, Any]
 
 
+def read_meta(url: str) -> dict[str, Any]:
+    """What a corpus tells of itself, or the corpus that an index was built from.
+
+    Raises:
+        ValueError: neither is complete there.
+    """
+    return read_marker(url)["corpus_meta"] if is_index(url) else read_committed(url)
+
+
 class Searcher:
     """Finds videos of one corpus, with the model that embedded it. Open one with ``open``; threads may share it.
 
@@ -75,13 +85,17 @@ class Searcher:
 
     @classmethod
     def open(cls, url: str, *, bundle: Bundle, manifest: str = "") -> "Searcher":
-        """Over a corpus: its vectors are read into memory, and every one is compared.
+        """Over an index, whose files are mapped into memory, or over a corpus, whose vectors are read into it.
 
-        ``manifest`` says where the corpus's manifest is, by default where it was when the corpus was made.
+        ``manifest`` says where a corpus's manifest is, by default where it was when the corpus was made. An index has
+        taken from it what it needs.
 
         Raises:
-            ValueError: no complete corpus there, one of another model or without videos, or not its manifest.
+            ValueError: nothing complete there, something of another model or without videos, or not its manifest.
         """
+        if is_index(url):
+            opened, meta = open_index(url), read_meta(url)
+            return cls(bundle=bundle, index=opened.index, rows=opened.rows, corpus_url=opened.meta["corpus"], meta=meta)
         corpus = read_corpus(url)
         rows = rows_of(load_manifest_of(corpus.meta, manifest=manifest), corpus.uids)
         return cls(bundle=bundle, index=ExactIndex(corpus.vectors), rows=rows, corpus_url=url, meta=corpus.meta)

@@ -8,7 +8,7 @@ import numpy as np
 from fpig_core.bundle import Bundle
 from fpig_core.retrieval import encode_rerank_queries, reranker_of
 from fpig_core.two_stage import best_first, columns_to_read, rerank
-from pipelines.corpus import read_columns
+from pipelines.corpus import read_columns, read_committed
 from pipelines.parts import CorpusSpec
 
 
@@ -30,8 +30,10 @@ def rerank_rows(
     """Scores and rows [Q, K] of each text's candidates in the model's order. Each row is read once.
 
     Raises:
-        ValueError: as ``read_rerank_columns``.
+        ValueError: as ``read_rerank_columns``, or the corpus has other videos than ``corpus_meta`` tells of.
     """
+    if read_committed(corpus_url)["parts_digest"] != corpus_meta["parts_digest"]:
+        raise ValueError(f"the corpus at {corpus_url} has changed; open it again, and build its index again")
     distinct, place = np.unique(row_QK, return_inverse=True)
     place_QK = place.reshape(row_QK.shape)
     video = read_rerank_columns(bundle, corpus_url, corpus_meta, rows=distinct)

@@ -28,7 +28,7 @@ def test_the_video_with_this_caption_comes_first(world, capsys):
     assert [result["rank"] for result in results] == [1, 2, 3]
     assert results[0]["video_id"] == "video4"
     assert results[0]["score"] == pytest.approx(1, abs=1e-5)
-    assert results[0]["captions"] == (caption_of(4), "video number 4")
+    assert results[0]["captions"] == [caption_of(4), "video number 4"]
     assert (results[0]["shard"], results[0]["key"]) == ("shard-000000.tar", "000004")
     assert np.all(np.diff([result["score"] for result in results]) <= 0)
     assert "video4" in capsys.readouterr().out
