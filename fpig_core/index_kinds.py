@@ -53,12 +53,12 @@ def first_stage(kind: Kind, dim: int, num_vectors: int) -> faiss.Index:
     assert kind != "flat"
     if num_vectors < MIN_VECTORS:
         raise ValueError(f"got {num_vectors} vectors, wanted at least {MIN_VECTORS} for kind {kind}; use --kind flat")
-    product, bits8 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_8bit  # the type, which stubs take for another
+    product, bits8 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_8bit
     num_codes = dim // 2 if dim % 2 == 0 else dim
     if kind == "int8":
-        return faiss.IndexScalarQuantizer(dim, bits8, product)  # pyright: ignore[reportArgumentType]
+        return faiss.IndexScalarQuantizer(dim, bits8, product)
     if kind == "hnsw":
-        graph = faiss.IndexHNSWSQ(dim, bits8, NUM_LINKS, product)
+        graph = faiss.IndexHNSWSQ(dim, bits8, NUM_LINKS, product)  # pyright: ignore[reportArgumentType]
         graph.hnsw.efConstruction = BUILD_EFFORT
         return graph
     if kind == "binary":
