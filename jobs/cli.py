@@ -42,6 +42,7 @@ JOBS = {
     "export": "turn a checkpoint of a training into a model bundle",
     "embed_corpus": "embed every video of a manifest, exactly once",
     "verify_corpus": "prove from storage that a corpus is complete and sound",
+    "export_corpus": "write a corpus in the layout of clip-retrieval or Lance",
     "build_index": "index a corpus for searches that need not read every vector",
     "evaluate": "score a corpus under the evaluation protocol",
     "compare": "compare evaluations query by query, effectiveness against cost",

@@ -4,7 +4,6 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from fpig_core.index import exact_top
 from fpig_core.index_kinds import NUM_TRAINING, Effort, Kind, first_stage, ladder
 from pipelines import storage
 from pipelines.columns import VECTOR
-from pipelines.part_files import NUM_READERS
-from pipelines.parts import CorpusSpec, read_table, values_of
+from pipelines.part_vectors import iter_vectors
+from pipelines.parts import CorpusSpec
 from pipelines.search_index import FIRST, ROWS, VECTORS, commit_index
 
 BLOCK_ROWS = 16_384
@@ -89,22 +88,10 @@ def write_vectors(path: Path, corpus_url: str, corpus_meta: Mapping[str, Any]) -
     if not num_rows:
         raise ValueError(f"the corpus at {corpus_url} holds no video: there is nothing to index")
     out = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(num_rows, column.size))
-
-    def read(name: str) -> np.ndarray:
-        return values_of(read_table(storage.join(corpus_url, "parts", f"{name}.parquet"), columns=[VECTOR]), column)
-
-    start, parts = 0, list(zip(corpus_meta["parts"], corpus_meta["part_embedded"], strict=True))
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        # So many parts and no more stand in memory.
-        for first in range(0, len(parts), NUM_READERS):
-            some = parts[first : first + NUM_READERS]
-            for (name, length), vector in zip(some, pool.map(read, (name for name, _ in some)), strict=True):
-                if len(vector) != length:
-                    raise ValueError(f"part {name} is not as long as it was; run python -m jobs.verify_corpus")
-                if not np.isfinite(vector).all():
-                    raise ValueError(f"got vectors with NaN or inf in part {name}; run python -m jobs.verify_corpus")
-                out[start : start + length] = vector
-                start += length
+    start = 0
+    for vector in iter_vectors(corpus_url, corpus_meta):
+        out[start : start + len(vector)] = vector
+        start += len(vector)
     out.flush()
     return np.load(path, mmap_mode="c", allow_pickle=False)
 
