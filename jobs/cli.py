@@ -45,6 +45,7 @@ JOBS = {
     "export_corpus": "write a corpus in the layout of clip-retrieval or Lance",
     "build_index": "index a corpus for searches that need not read every vector",
     "evaluate": "score a corpus under the evaluation protocol",
+    "check_drift": "hold a new model against the one in use before it takes its alias",
     "compare": "compare evaluations query by query, effectiveness against cost",
     "search": "search a corpus by text, or for videos like one of its own",
     "draw_tokens": "draw which visual tokens the model kept",
