@@ -133,6 +133,7 @@ def _put(draft: Path, folder: Path) -> None:
         }:
             return
         shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     os.replace(draft, folder)
 
 
