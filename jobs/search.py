@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -29,8 +30,8 @@ class Args:
     """What to look for, in words."""
     like: str = ""
     """Look for videos like this one: a uid or video_id, in place of --query."""
-    where: tuple[str, ...] = ()
-    """Only videos that meet these conditions: "duration_s >= 10" "category in news,sports" …"""
+    where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Only videos that meet this condition, such as "duration_s >= 10" or "category in news,sports"; may be repeated."""
     top: int = 5
     """How many videos to show."""
     rerank_top: int = 0

@@ -1,6 +1,8 @@
 """Search shows the best videos first, and text from outside as mere text."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,3 +64,26 @@ def test_kept_tokens_are_drawn(world):
         draw(dataclasses.replace(args, video_id=("video99",)))
     with pytest.raises(ValueError, match=r"ends in \.png"):
         draw(dataclasses.replace(args, out="tokens"))
+
+
+def test_the_example_of_the_docs_runs(world, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    example = re.search(r"```python\n(from fpig_core\.bundle.*?)```", text, re.DOTALL)
+    assert example
+    code = example[1].replace("runs/mine/corpus", str(world / "corpus"))
+    exec(code.replace("runs/mine/train/model", str(world / "model")), {})  # noqa: S102
+    assert "video" in capsys.readouterr().out
+
+
+def test_conditions_and_likeness_are_options(world):
+    corpus = str(world / "corpus")
+    found = main(Args(corpus=corpus, like="video4", where=("key < 000003", "video_bytes > 0"), top=5)).summary
+    assert {result["video_id"] for result in found["results"]} == {"video0", "video1", "video2"}
+    assert found["where"] == ["key < 000003", "video_bytes > 0"]
+    for wrong, message in (
+        (Args(corpus=corpus, like="video4", query="a"), "only one of both"),
+        (Args(corpus=corpus, like="video4", rerank_top=5), "a second stage judges texts"),
+        (Args(query="a"), "--corpus to compare every video, or --index"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main(wrong)
