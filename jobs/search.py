@@ -31,7 +31,7 @@ class Args:
     like: str = ""
     """Look for videos like this one: a uid or video_id, in place of --query."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Only videos that meet this condition, such as "duration_s >= 10" or "category in news,sports"; may be repeated."""
+    """Only videos that meet this condition: "duration_s >= 10" or "category in news,sports"; may be repeated."""
     top: int = 5
     """How many videos to show."""
     rerank_top: int = 0
