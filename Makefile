@@ -19,7 +19,7 @@ help:
 	echo 'make setup     install everything into $(VENV), with the versions of requirements.lock'
 	echo 'make demo      run the whole path on synthetic videos: shards, training, embedding, search'
 	echo 'make test      the fast tests'
-	echo 'make test-all  all tests: also the slow ones, and those for a GPU where there is one'
+	echo 'make test-all  all tests: also the slow ones, those of a GPU and of a browser where there is one'
 	echo 'make lint      ruff, pyright, import layers, file lengths'
 	echo 'make bench     run the benchmarks'
 	echo 'make bench-scale  the data plane over manifests of ROWS="1000000 4000000" made-up rows'
@@ -55,6 +55,7 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	gpu=$$($(BIN)/python -c 'import torch; print("gpu or not gpu" if torch.cuda.is_available() else "not gpu")')
+	command -v chromium chromium-browser google-chrome >/dev/null || echo 'No Chromium on PATH: the tests of the search page are left out'
 	$(BIN)/python -m pytest -m "$$gpu"
 
 lint: $(STAMP)
@@ -64,7 +65,7 @@ lint: $(STAMP)
 	$(BIN)/python -m pytest tests/test_layers.py
 
 bench: $(STAMP)
-	for name in data cache guard model train embed search; do echo "== benchmarks.$$name"; $(BIN)/python -m "benchmarks.$$name"; done
+	for name in data cache guard model train embed search serve; do echo "== benchmarks.$$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
 ROWS ?= 1000000 4000000
 bench-scale: $(STAMP)

@@ -1,4 +1,4 @@
-"""Goal 10: exact top-10 of unit vectors by our index and by FAISS's flat index as it comes.
+"""Goals 10 and 11: exact search, and a compressed first stage with exact scores (``benchmarks.search_index``).
 
 Goal 12: EERCF's second stage on the 50 best of the first stage, against the same score on every pair.
 """
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Result, alternate, is_quick, machine, ratios, save
+from benchmarks.search_index import index_results
 from fpig_core.backbone import Backbone
 from fpig_core.eercf import Eercf, EercfConfig
 from fpig_core.eercf_scores import VideoFeatures, text_video_score
@@ -16,7 +17,7 @@ from fpig_core.rows import at_least_float32
 from fpig_core.two_stage import rerank as score_candidates
 from fpig_core.two_stage import score_pairs, search_two_stage
 
-NUM_QUERIES, WIDTH, TOP = 256, 512, 10
+WIDTH = 512
 NUM_RERANKED_QUERIES, NUM_ALIGNED_QUERIES, NUM_FRAMES, FIRST_STAGE_K = 64, 4, 12, 50
 VIDEO_BLOCK = 25
 """Videos whose scores are computed at once; larger blocks leave the cache and are slower."""
@@ -26,35 +27,11 @@ def main() -> None:
     quick, where = is_quick(), machine()
     faiss.omp_set_num_threads(1)  # Two threads that wait for each other time the neighbours' work, not ours.
     torch.set_num_threads(1)
-    results = [search(num_vectors=10_000 if quick else 200_000), *rerank(num_videos=500 if quick else 10_000)]
+    results = [
+        *index_results(num_vectors=10_000 if quick else 1_000_000),
+        *rerank(num_videos=500 if quick else 10_000),
+    ]
     save("search", results, machine=where, quick=quick)
-
-
-def search(*, num_vectors: int, repeats: int = 5) -> Result:
-    rng = np.random.default_rng(0)
-    vector_BD, query_QD = _unit(rng, num_vectors), _unit(rng, NUM_QUERIES)
-    ours = ExactIndex(vector_BD)
-    flat = faiss.IndexFlatIP(WIDTH)
-    flat.add(vector_BD)  # pyright: ignore[reportCallIssue]
-    del vector_BD
-    found = {}
-
-    def by_faiss() -> None:
-        found["faiss"] = flat.search(query_QD, TOP)  # pyright: ignore[reportCallIssue]
-
-    def by_ours() -> None:
-        found["ours"] = ours.search(query_QD, TOP)
-
-    timings = alternate({"faiss": by_faiss, "ours": by_ours}, repeats=repeats)
-    np.testing.assert_array_equal(found["faiss"][1], found["ours"][1])
-    return Result(
-        goal=10,
-        what=f"exact top-{TOP} of {num_vectors:,} × {WIDTH}, batch {NUM_QUERIES}, one thread: "
-        "time of FAISS flat ÷ ours",
-        wanted="wall: floor 0.8, goal 1.0",
-        figures=ratios(timings["faiss"], timings["ours"]),
-        sides=dict(timings),
-    )
 
 
 def rerank(*, num_videos: int, repeats: int = 5) -> list[Result]:

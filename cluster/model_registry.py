@@ -89,6 +89,18 @@ def _register(sink: MlflowSink, source: str, *, name: str, logged_id: str, model
     return version.version
 
 
+def point_alias(alias: str, *, version: str, tracking_uri: str) -> None:
+    """See ``cluster.tracking.move_alias``."""
+    name, _, last = alias.partition("@")
+    try:
+        with patience(REQUEST_S, retries=1):
+            MlflowClient(tracking_uri=tracking_uri).set_registered_model_alias(name, last, version)
+    except MlflowException as error:
+        raise ValueError(
+            f"cannot move {alias} to version {version} on {redact(tracking_uri)}: {redact(error)}; check the version"
+        ) from None
+
+
 def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> Path:
     """See ``cluster.tracking.resolve_model_uri``."""
     target = None if folder is None else str(folder)

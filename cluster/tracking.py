@@ -279,3 +279,16 @@ def resolve_model_uri(uri: str, *, tracking_uri: str, folder: str | Path | None 
     from cluster.model_registry import fetch_bundle
 
     return fetch_bundle(uri, tracking_uri=tracking_uri, folder=folder)
+
+
+def move_alias(alias: str, *, version: str, tracking_uri: str) -> None:
+    """Let ``NAME@ALIAS`` point to another version of the registered model NAME.
+
+    Raises:
+        ValueError: no MLflow, no such model or version, or the server refuses.
+    """
+    if tracking_uri in ("", NO_TRACKING):
+        raise ValueError(f"got the alias {alias} and no MLflow to move it in; give --tracking")
+    from cluster.model_registry import point_alias
+
+    point_alias(alias, version=version, tracking_uri=tracking_uri)

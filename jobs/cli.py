@@ -42,9 +42,13 @@ JOBS = {
     "export": "turn a checkpoint of a training into a model bundle",
     "embed_corpus": "embed every video of a manifest, exactly once",
     "verify_corpus": "prove from storage that a corpus is complete and sound",
+    "export_corpus": "write a corpus in the layout of clip-retrieval or Lance",
+    "build_index": "index a corpus for searches that need not read every vector",
     "evaluate": "score a corpus under the evaluation protocol",
+    "check_drift": "hold a new model against the one in use before it takes its alias",
     "compare": "compare evaluations query by query, effectiveness against cost",
-    "search": "search a corpus by text",
+    "search": "search a corpus by text, or for videos like one of its own",
+    "serve": "answer searches over HTTP, with a page to search and watch",
     "draw_tokens": "draw which visual tokens the model kept",
     "doctor": "check the installation, the devices and the services",
     "demo": "run the whole path on synthetic videos",
@@ -129,14 +133,17 @@ def execute(name: str, read_args: Callable[[list[str]], Any], job: Callable[[Any
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether somebody wants the process to stop, by SIGTERM or an interrupt; a second signal ends it as usual."""
+def stop_signals(told: str = "stopping after a checkpoint; again to stop at once") -> Iterator[Callable[[], bool]]:
+    """Whether somebody wants the process to stop, by SIGTERM or an interrupt; a second signal ends it as usual.
+
+    ``told``: what the log says at the first one.
+    """
     wanted = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, _: FrameType | None) -> None:
         wanted.set()
-        logging.getLogger(__name__).warning("stopping after a checkpoint; again to stop at once")
+        logging.getLogger(__name__).warning(told)
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:

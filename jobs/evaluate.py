@@ -30,24 +30,19 @@ from fpig_core.metrics_two_stage import rank_two_stages
 from fpig_core.models import method_of, model_config_to_dict
 from fpig_core.normalisers import NormaliserName
 from fpig_core.ranks import Ranks, VectorScores, rank_both, targets_by_id
+from fpig_core.retrieval import encode_queries, encode_rerank_queries, reranker_of
 from fpig_core.two_stage import search_two_stage
 from jobs.cli import Report, launch
 from jobs.evaluation_output import show_metrics, write_outputs
-from jobs.models import (
-    encode_queries,
-    encode_rerank_queries,
-    load_manifest_of,
-    load_model_of,
-    read_rerank_columns,
-    reranker_of,
-)
+from jobs.models import load_model_of
 from jobs.query_sets import CHOICES, Choice, choose_queries, read_bank, read_categories
 from jobs.report_pictures import Search
 from jobs.revision import code_revision
 from pipelines import storage
 from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
 from pipelines.datasets.consistency import read_mark
-from pipelines.manifest import Manifest
+from pipelines.manifest import Manifest, load_manifest_of
+from pipelines.second_stage import read_rerank_columns
 
 EXAMPLE = "python -m jobs.evaluate --corpus runs/demo/corpus --json runs/demo/evaluate.json"
 NUM_TIMED = 50

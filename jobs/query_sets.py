@@ -10,11 +10,11 @@ import torch
 from fpig_core.bundle import Bundle
 from fpig_core.evaluation import Queries
 from fpig_core.normalisers import Bank
-from jobs.models import encode_queries, load_manifest_of
+from fpig_core.retrieval import encode_queries
 from pipelines import storage
 from pipelines.corpus import Corpus, read_corpus
 from pipelines.datasets.catalogue import Protocol
-from pipelines.manifest import Manifest
+from pipelines.manifest import Manifest, load_manifest_of
 from pipelines.tables import read_rows
 
 Choice = Literal["first", "all", "paragraph"]

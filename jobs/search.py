@@ -1,43 +1,37 @@
-"""``search``: find videos of a corpus by text."""
+"""``search``: find videos of a corpus by text, or by another video."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import json
+from typing import Annotated, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import tyro
 from rich.console import Console
 from rich.table import Table
 
 from cluster.tracking import NO_TRACKING
-from fpig_core.bundle import Bundle
-from fpig_core.index import ExactIndex
-from fpig_core.two_stage import best_first, rerank
 from jobs.cli import Report, launch
-from jobs.models import (
-    encode_queries,
-    encode_rerank_queries,
-    load_manifest_of,
-    load_model_of,
-    read_rerank_columns,
-    reranker_of,
-)
+from jobs.models import load_model_of
 from jobs.text import plain
-from pipelines.corpus import Corpus, read_corpus
-from pipelines.manifest import Manifest
+from pipelines.filters import parse_condition
+from pipelines.searcher import Found, Searcher, read_meta
 
 EXAMPLE = 'python -m jobs.search --corpus runs/demo/corpus --query "a red square moves left"'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Search a corpus by text, exactly: every video is compared. A model that reranks may judge the best once more."""
+    """Search a corpus by text, or for videos like one of its own. A model that reranks may judge the best once more."""
 
-    corpus: str
-    """Folder or URL of the corpus."""
-    query: str
+    corpus: str = ""
+    """Folder or URL of the corpus: every video is compared."""
+    index: str = ""
+    """Folder or URL of an index of the corpus, as build_index writes it, in place of --corpus."""
+    query: str = ""
     """What to look for, in words."""
+    like: str = ""
+    """Look for videos like this one: a uid or video_id, in place of --query."""
+    where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Only videos that meet this condition: "duration_s >= 10" or "category in news,sports"; may be repeated."""
     top: int = 5
     """How many videos to show."""
     rerank_top: int = 0
@@ -53,76 +47,41 @@ class Args:
 
 
 def main(args: Args) -> Report:
-    if not args.query.strip():
-        raise ValueError("got an empty query; say in words what the video shows")
-    if args.rerank_top and args.rerank_top < args.top:
-        raise ValueError(f"got --rerank-top {args.rerank_top}, wanted 0, or at least --top {args.top}")
-    corpus = read_corpus(args.corpus)
-    if not corpus.uids:
-        raise ValueError(f"the corpus at {args.corpus} holds no video: all samples of its manifest were rejected")
-    bundle, _ = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
-    manifest = load_manifest_of(corpus.meta, manifest=args.manifest)
-    query_1D = encode_queries(bundle, [args.query])
-    scores, positions = ExactIndex(corpus.vectors).search(query_1D, args.rerank_top or args.top)
-    if args.rerank_top:
-        scores, positions = rerank_found(args, bundle, corpus, positions)
-    captions = read_captions(manifest, [corpus.uids[i] for i in positions[0, : args.top]])
-    results = describe(corpus, scores[0, : args.top], positions[0, : args.top], captions=captions)
-    show_results(args.query, results, num_videos=len(corpus.uids))
-    summary = {"query": args.query, "num_videos": len(corpus.uids), "model_id": bundle.model_id}
-    summary |= {"first_stage_k": args.rerank_top or None, "results": results}
-    return Report(title=f"Search of {args.corpus}", summary=summary)
+    if bool(args.query.strip()) == bool(args.like):
+        raise ValueError("got an empty query; give --query with words, or --like with a video, and only one of both")
+    if args.like and args.rerank_top:
+        raise ValueError("got --like and --rerank-top, but a second stage judges texts; leave one of both out")
+    if bool(args.corpus) == bool(args.index):
+        raise ValueError("give --corpus to compare every video, or --index, and only one of both")
+    url = args.corpus or args.index
+    where = [parse_condition(text) for text in args.where]
+    bundle, _ = load_model_of(read_meta(url), model=args.model, tracking=args.tracking)
+    searcher = Searcher.open(url, bundle=bundle, manifest=args.manifest)
+    if args.like:
+        found = searcher.like(args.like, top=args.top, where=where)
+    else:
+        found = searcher.search([args.query], top=args.top, where=where, rerank_top=args.rerank_top)[0]
+    show_found(args.query or f"like {args.like}", found, num_videos=searcher.num_videos)
+    summary = {"query": args.query or None, "like": args.like or None, "where": [str(each) for each in where]}
+    summary |= {"num_videos": searcher.num_videos, "model_id": searcher.model_id}
+    summary |= {"first_stage_k": args.rerank_top or None, "results": [as_json(each) for each in found]}
+    return Report(title=f"Search of {url}", summary=summary)
 
 
-def read_captions(manifest: Manifest, uids: Sequence[str]) -> dict[str, list[str]]:
-    """Captions of some samples by uid."""
-    found, wanted = {}, pc.SetLookupOptions(pa.array(uids, pa.string()))
-    for rows in manifest.batches(["uid", "captions"]):
-        chosen = rows.filter(pc.call_function("is_in", [rows["uid"]], wanted))
-        found |= {row["uid"]: row["captions"] or [] for row in chosen.to_pylist()}
-    return found
+def as_json(found: Found) -> dict[str, Any]:
+    """Plain values; dates become text."""
+    return json.loads(json.dumps(dataclasses.asdict(found), default=str))
 
 
-def rerank_found(args: Args, bundle: Bundle, corpus: Corpus, position_1K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and positions [1, K] in the Reranker's order; only what the corpus keeps of these videos is read."""
-    video = read_rerank_columns(bundle, args.corpus, corpus.meta, rows=position_1K[0])
-    query = encode_rerank_queries(bundle, [args.query])
-    place_1K = np.arange(position_1K.size)[None]
-    score_1K, order_1K = best_first(place_1K, rerank(reranker_of(bundle), query, video, place_1K))
-    return score_1K, position_1K[:, order_1K[0]]
-
-
-def describe(
-    corpus: Corpus, score_K: np.ndarray, position_K: np.ndarray, *, captions: dict[str, list[str]]
-) -> list[dict[str, Any]]:
-    """What there is to say about each video found, in the order given."""
-    return [
-        {
-            "rank": rank,
-            "score": float(value),
-            "video_id": corpus.video_ids[i],
-            "shard": corpus.shards[i],
-            "key": corpus.keys[i],
-            "uid": corpus.uids[i],
-            "captions": captions[corpus.uids[i]],
-        }
-        for rank, (value, i) in enumerate(zip(score_K, position_K, strict=True), start=1)
-    ]
-
-
-def show_results(query: str, results: list[dict[str, Any]], *, num_videos: int) -> None:
-    table = Table(title=plain(f"Best of {num_videos} videos for “{query}”"), title_justify="left")
+def show_found(title: str, found: list[Found], *, num_videos: int) -> None:
+    table = Table(title=plain(f"Best of {num_videos} videos for “{title}”"), title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     for name in ("video", "captions"):
         table.add_column(name, overflow="fold")
-    for result in results:
-        table.add_row(
-            str(result["rank"]),
-            f"{result['score']:.3f}",
-            plain(result["video_id"]),
-            plain("\n".join(result["captions"]) or "(no caption)"),
-        )
+    for each in found:
+        captions = "\n".join(each.captions) or "(no caption)"
+        table.add_row(str(each.rank), f"{each.score:.3f}", plain(each.video_id), plain(captions))
     Console().print(table)
 
 

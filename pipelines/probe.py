@@ -17,7 +17,7 @@ from pipelines.limits import VideoLimits
 from pipelines.quarantine import OK
 
 MAX_PROBE_BYTES = 64 << 20
-_BUFFER_BYTES = 128 << 10
+BUFFER_BYTES = 128 << 10
 _OPTIONS = {"protocol_whitelist": "none", "probesize": str(1 << 20), "analyzeduration": "2000000"}
 _ERRORS = (FFmpegError, ValueError, LookupError, MemoryError, OSError, SyntaxError)
 
@@ -41,7 +41,7 @@ def probe_media(
     """
     if num_bytes > limits.max_bytes:
         return Probe(probe="too_large")
-    file = io.BufferedReader(_Window(read, num_bytes), _BUFFER_BYTES)
+    file = io.BufferedReader(RangeWindow(read, num_bytes, max_bytes=MAX_PROBE_BYTES), BUFFER_BYTES)
     if suffix in IMAGE_FORMATS:
         return _probe_image(file, suffix, limits)
     options = _OPTIONS | {"max_pixels": str(limits.max_pixels)}
@@ -83,12 +83,12 @@ def _seconds(count: int | None, unit: Fraction | None) -> float | None:
     return float(count * unit) if count and count > 0 and unit else None
 
 
-class _Window(io.RawIOBase):
-    """A seekable file over ranges that gives up after ``MAX_PROBE_BYTES``: a header is not longer."""
+class RangeWindow(io.RawIOBase):
+    """A seekable file of ``num_bytes`` over ranges, which ends once ``max_bytes`` of it were read."""
 
-    def __init__(self, read: Callable[[int, int], bytes], num_bytes: int):
+    def __init__(self, read: Callable[[int, int], bytes], num_bytes: int, *, max_bytes: int):
         self._read, self._num_bytes = read, num_bytes
-        self._at, self._left = 0, MAX_PROBE_BYTES
+        self._at, self._left = 0, max_bytes
 
     def readable(self) -> bool:
         return True

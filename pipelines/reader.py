@@ -8,7 +8,7 @@ import contextlib
 import errno
 import hashlib
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,8 @@ from pipelines.quarantine import OK, SampleError
 Row = dict[str, Any]
 Video = bytes | SampleError
 Verify = Literal["header", "sha256"]
+Ranges = Callable[[int, int], bytes]
+"""(start, length) -> bytes of one video; fewer where it ends before."""
 
 _HEADER_BYTES = 512
 _HEADER_NAME_BYTES = 100
@@ -72,6 +74,38 @@ def read_videos(
             yield from before
             before = _cut_all(samples, window, requests, verify=verify, limits=limits)
         yield from before
+
+
+def open_video(manifest: Manifest, sample: Row, *, limits: VideoLimits = VideoLimits()) -> Ranges:
+    """``read(start, length)`` for ranges of one video of ``manifest``, of which nothing else is read.
+
+    The tar header before it must still tell its name and its size; no digest is taken.
+
+    Raises, here and while reading:
+        SampleError: a code of the ``read`` stage, or why the sample was rejected when it was indexed.
+        OSError: as ``read_videos``.
+    """
+    if refusal := _refusal(sample, limits):
+        raise refusal
+    url, offset, size = manifest.shard_url(sample["shard"]), sample["video_offset"], sample["video_bytes"]
+
+    def read(start: int, length: int) -> bytes:
+        wanted = max(0, min(length, size - start))
+        try:
+            data = storage.read_bytes(url, start=offset + start, length=wanted)
+        except FileNotFoundError:
+            raise _missing(manifest, sample["shard"]) from None
+        if len(data) != wanted:
+            raise SampleError("short_read", f"{sample['shard']}: got {len(data)} of {wanted} bytes at {offset + start}")
+        return data
+
+    try:
+        header = storage.read_bytes(url, start=offset - _HEADER_BYTES, length=_HEADER_BYTES)
+    except FileNotFoundError:
+        raise _missing(manifest, sample["shard"]) from None
+    if not _may_announce(header, sample):
+        raise SampleError("changed_bytes", f"{sample['shard']}: another header, or none, before {offset}")
+    return read
 
 
 def merge_ranges(

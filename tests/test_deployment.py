@@ -12,8 +12,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.serve.schema import ServeDeploySchema
 
-from jobs import cli
+from jobs import cli, serve
 from tests.test_layers import ROOT, tracked
 
 RAYJOBS = sorted((ROOT / "cluster" / "manifests").glob("rayjob-*.yaml"))
@@ -38,6 +39,21 @@ def pods(spec: dict) -> list[dict]:
     """Pod specifications of the head, of every worker group and of the submitter."""
     groups = [spec["rayClusterSpec"]["headGroupSpec"], *spec["rayClusterSpec"]["workerGroupSpecs"]]
     return [group["template"]["spec"] for group in groups] + [spec["submitterPodTemplate"]["spec"]]
+
+
+def test_rayservice_is_valid_by_serves_own_schema_and_names_our_options():
+    document = yaml.safe_load((ROOT / "cluster" / "manifests" / "rayservice-search.yaml").read_text())
+    assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", "RayService")
+    cluster = document["spec"]["rayClusterConfig"]
+    assert cluster["rayVersion"] == LOCK["ray"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    config = ServeDeploySchema.model_validate(yaml.safe_load(document["spec"]["serveConfigV2"]))
+    (application,) = config.applications
+    module, _, function = application.import_path.partition(":")
+    assert getattr(importlib.import_module(module), function) is serve.from_config
+    serve.Args(**application.args)
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        check_pod(group["template"]["spec"])
 
 
 def check_command(command: str) -> None:
@@ -89,15 +105,19 @@ def test_rayjob_head_does_no_work(spec):
 
 def test_every_pod_has_the_token_limits_and_no_privileges(spec):
     for pod in pods(spec):
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["serviceAccountName"] == "fpig"
-        (container,) = pod["containers"]
-        env = {entry["name"]: entry for entry in container["env"]}
-        assert env["RAY_AUTH_MODE"]["value"] == "token"
-        assert "secretKeyRef" in env["RAY_AUTH_TOKEN"]["valueFrom"]
-        assert int(env["RAY_JOB_STOP_WAIT_TIME_S"]["value"]) >= 60
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert "memory" in container["resources"]["limits"]
+        check_pod(pod)
+
+
+def check_pod(pod: dict) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["serviceAccountName"] == "fpig"
+    (container,) = pod["containers"]
+    env = {entry["name"]: entry for entry in container["env"]}
+    assert env["RAY_AUTH_MODE"]["value"] == "token"
+    assert "secretKeyRef" in env["RAY_AUTH_TOKEN"]["valueFrom"]
+    assert int(env["RAY_JOB_STOP_WAIT_TIME_S"]["value"]) >= 60
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert "memory" in container["resources"]["limits"]
 
 
 def test_worker_pods_have_time_for_a_checkpoint(spec):
@@ -126,9 +146,11 @@ def test_no_secret_stands_in_the_file(path: Path):
 
 def test_lock_is_plain_pins_of_everything_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     locked = {canonicalize_name(name): version for name, version in LOCK.items()}
     for wanted in map(Requirement, lines):
+        if wanted.name == project["name"]:  # extras of its own
+            continue
         assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), wanted
 
 

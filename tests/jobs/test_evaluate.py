@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from fpig_core.bundle import load_bundle
+from fpig_core.retrieval import encode_queries
 from jobs.compare import Args as CompareArgs
 from jobs.compare import main as compare
 from jobs.evaluate import Args, main
-from jobs.models import encode_queries
 from jobs.query_sets import choose_queries
 from jobs.results import read_result
 from pipelines.manifest import MANIFEST_SCHEMA, load_manifest, save_manifest

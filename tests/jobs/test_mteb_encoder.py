@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from fpig_core.bundle import load_bundle
 from fpig_core.frames import uniform_indices
-from jobs.models import encode_queries
+from fpig_core.retrieval import encode_queries
 from jobs.mteb_encoder import MtebEncoder
 from tests.worlds import PREPROCESS, write_model
 

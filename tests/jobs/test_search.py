@@ -1,14 +1,16 @@
 """Search shows the best videos first, and text from outside as mere text."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fpig_core.bundle import load_bundle
+from fpig_core.retrieval import encode_queries
 from jobs.draw_tokens import Args as DrawArgs
 from jobs.draw_tokens import main as draw
-from jobs.models import encode_queries
 from jobs.search import Args, main
 from jobs.text import plain
 from tests.worlds import caption_of, write_corpus, write_model, write_shards
@@ -41,7 +43,7 @@ def test_wrong_requests_are_refused(world):
         main(Args(corpus=corpus, query="a", model=str(world / "other")))
     with pytest.raises(ValueError, match="empty query"):
         main(Args(corpus=corpus, query=" "))
-    with pytest.raises(ValueError, match="k=0"):
+    with pytest.raises(ValueError, match="top=0"):
         main(Args(corpus=corpus, query="a", top=0))
     with pytest.raises(ValueError, match="embed_corpus"):
         main(Args(corpus=str(world / "nowhere"), query="a"))
@@ -62,3 +64,26 @@ def test_kept_tokens_are_drawn(world):
         draw(dataclasses.replace(args, video_id=("video99",)))
     with pytest.raises(ValueError, match=r"ends in \.png"):
         draw(dataclasses.replace(args, out="tokens"))
+
+
+def test_the_example_of_the_docs_runs(world, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    example = re.search(r"```python\n(from fpig_core\.bundle.*?)```", text, re.DOTALL)
+    assert example
+    code = example[1].replace("runs/mine/corpus", str(world / "corpus"))
+    exec(code.replace("runs/mine/train/model", str(world / "model")), {})  # noqa: S102
+    assert "video" in capsys.readouterr().out
+
+
+def test_conditions_and_likeness_are_options(world):
+    corpus = str(world / "corpus")
+    found = main(Args(corpus=corpus, like="video4", where=("key < 000003", "video_bytes > 0"), top=5)).summary
+    assert {result["video_id"] for result in found["results"]} == {"video0", "video1", "video2"}
+    assert found["where"] == ["key < 000003", "video_bytes > 0"]
+    for wrong, message in (
+        (Args(corpus=corpus, like="video4", query="a"), "only one of both"),
+        (Args(corpus=corpus, like="video4", rerank_top=5), "a second stage judges texts"),
+        (Args(query="a"), "--corpus to compare every video, or --index"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main(wrong)

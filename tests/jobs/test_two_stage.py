@@ -8,10 +8,10 @@ import pytest
 from fpig_core.backbone import Backbone
 from fpig_core.bundle import load_bundle, save_bundle
 from fpig_core.models import METHODS
+from fpig_core.retrieval import encode_queries
 from jobs.embed_corpus import Args as EmbedArgs
 from jobs.embed_corpus import main as embed
 from jobs.evaluate import Args, main
-from jobs.models import encode_queries
 from jobs.search import Args as SearchArgs
 from jobs.search import main as search
 from jobs.verify_corpus import Args as VerifyArgs
@@ -80,7 +80,7 @@ def test_requests_that_cannot_work_say_what_would(world):
         main(Args(corpus=str(world / "plain"), rerank_top=5))
     with pytest.raises(ValueError, match="--rerank-top -1"):
         main(Args(corpus=str(world / "corpus"), rerank_top=-1))
-    with pytest.raises(ValueError, match="--rerank-top 4, wanted 0, or at least --top 5"):
+    with pytest.raises(ValueError, match="rerank_top=4, wanted 0, or at least top=5"):
         search(SearchArgs(corpus=str(world / "corpus"), query="a", rerank_top=4))
 
 

@@ -1,0 +1,111 @@
+"""The command as a user runs it: it serves, outlives a lost replica, and ends when it is told to."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import requests
+
+from jobs.cli import STOPPED
+from jobs.serve import Args, main
+from pipelines.manifest import load_manifest
+from tests.served import caption_of, film, write_world
+from tests.servers import answers, end_group, free_ports
+
+LIMIT_S = 240
+
+
+def replicas(process: subprocess.Popen) -> list[psutil.Process]:
+    """The living replicas among the descendants of a process; Ray names them by what they serve."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in family if "ServeReplica:fpig-search" in " ".join(each.cmdline()[:1])]
+
+
+def wait_for(ready, *, limit_s=LIMIT_S):
+    deadline = time.monotonic() + limit_s
+    while not (value := ready()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return value
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_serving_from_start_to_end(tmp_path):
+    corpus, (port,) = write_world(tmp_path), free_ports(1)
+    uids = load_manifest(str(tmp_path / "shards")).table["uid"].to_pylist()
+    address, out = f"http://127.0.0.1:{port}", tmp_path / "serve.json"
+    command = [sys.executable, "-m", "jobs.serve", "--corpus", corpus, "--port", str(port), "--replicas", "2"]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with (tmp_path / "log").open("wb") as log:
+        command += ["--json", str(out)]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
+    try:
+        wait_for(lambda: process.poll() is not None or answers(f"{address}/healthz")())
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        model_id = requests.get(f"{address}/healthz", timeout=10).json()["model_id"]
+
+        def ask(number):
+            query = "" if number == 13 else caption_of(number % 7 % 5)
+            return requests.post(f"{address}/search", json={"query": query, "top": 2}, timeout=60)
+
+        with ThreadPoolExecutor(24) as pool:
+            found = list(pool.map(ask, range(96)))
+        for number, answer in enumerate(found):
+            assert answer.status_code == (422 if number == 13 else 200), answer.text
+            if number != 13:
+                told = answer.json()
+                assert told["model_id"] == model_id
+                assert caption_of(number % 7 % 5) in told["results"][0]["captions"]
+        assert max(answer.json()["timing"]["batch_size"] for answer in found if answer.ok) > 1
+
+        part = requests.get(f"{address}/videos/{uids[3]}", headers={"Range": "bytes=10-59"}, timeout=60)
+        assert (part.status_code, part.content) == (206, film(3)[10:60])
+        assert requests.get(f"{address}/thumbnails/{uids[3]}.jpg", timeout=60).status_code == 200
+
+        before = wait_for(lambda: len(alive := replicas(process)) == 2 and alive)
+        before[0].send_signal(signal.SIGKILL)
+        with ThreadPoolExecutor(4) as pool:
+            codes = Counter(answer.status_code for answer in pool.map(ask, range(1, 13)))
+        assert codes[200] >= 12 - 4, codes  # what the lost one was answering is lost with it
+        wait_for(lambda: len(replicas(process)) == 2)
+        assert {ask(number).status_code for number in range(12)} == {200}
+        counted = requests.get(f"{address}/metrics", timeout=60).text
+        served = re.search(r'^fpig_requests_total\{route="/search",status="200"\} (\S+)$', counted, re.MULTILINE)
+        assert served
+        assert float(served[1]) >= 95 + codes[200]
+
+        with ThreadPoolExecutor(1) as pool:
+            last = pool.submit(requests.get, f"{address}/tokens/{uids[1]}.png", timeout=60)
+            time.sleep(0.2)  # so that it has begun when the end is asked for
+            process.send_signal(signal.SIGTERM)
+            assert last.result().status_code == 200
+        assert process.wait(timeout=LIMIT_S) == STOPPED, (tmp_path / "log").read_text()[-3000:]
+        assert json.loads(out.read_text())["model_id"] == model_id
+    finally:
+        end_group(process)
+
+
+def test_wrong_requests_start_nothing(tmp_path):
+    corpus = write_world(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ValueError, match="another --port"):
+        main(Args(corpus=corpus, port=server.getsockname()[1]))
+    with pytest.raises(ValueError, match="--corpus and --index"):
+        Args()
+    with pytest.raises(ValueError, match="port=0"):
+        Args(corpus=corpus, port=0)
+    with pytest.raises(ValueError, match="embed_corpus"):
+        main(Args(corpus=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="no manifest"):
+        main(Args(corpus=corpus, manifest=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="give another --host"):
+        main(Args(corpus=corpus, host="203.0.113.1"))

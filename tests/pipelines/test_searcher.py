@@ -1,0 +1,102 @@
+"""A search gives what sorting the scores of all videos that meet the conditions gives."""
+
+import numpy as np
+import pytest
+
+from fpig_core.bundle import load_bundle
+from fpig_core.retrieval import encode_queries
+from pipelines.filters import parse_condition
+from pipelines.searcher import Searcher
+from tests.worlds import caption_of, write_corpus, write_model, write_shards
+
+NUM_ROWS, REJECTED = 11, (0, 5)
+KEPT = [row for row in range(NUM_ROWS) if row not in REJECTED]
+QUERIES = [caption_of(3), "a video"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    model_id = write_model(root / "model")
+    manifest = write_shards(root / "shards", NUM_ROWS)
+    bundle = load_bundle(root / "model")
+    vectors = encode_queries(bundle, [caption_of(number) for number in range(NUM_ROWS)])
+    write_corpus(str(root / "corpus"), manifest, vectors, model_id=model_id, model="", rejected=REJECTED)
+    return str(root / "corpus"), bundle, vectors, manifest
+
+
+def expected(query_D, vectors, rows, *, top):
+    score = {row: float(vectors[row].astype(np.float64) @ query_D.astype(np.float64)) for row in rows}
+    return sorted(rows, key=lambda row: -score[row])[:top]
+
+
+@pytest.mark.parametrize("where", [(), ("key >= 000004", "video_id != video7"), ("video_id in video3,video8",)])
+def test_results_are_those_of_sorting_all(world, where):
+    url, bundle, vectors, manifest = world
+    searcher = Searcher.open(url, bundle=bundle)
+    conditions = [parse_condition(text) for text in where]
+    rows = [row for row in KEPT if all(_holds(text, row) for text in where)]
+    for found, query_D in zip(
+        searcher.search(QUERIES, top=4, where=conditions), encode_queries(bundle, QUERIES), strict=True
+    ):
+        assert [each.video_id for each in found] == [f"video{row}" for row in expected(query_D, vectors, rows, top=4)]
+        assert [each.rank for each in found] == list(range(1, len(found) + 1))
+    first = found[0]
+    sample = manifest.table.slice(int(first.key), 1).to_pylist()[0]
+    assert (first.uid, first.shard, list(first.captions)) == (sample["uid"], sample["shard"], sample["captions"])
+    assert first.metadata == {"video_bytes": sample["video_bytes"]}
+
+
+def _holds(text, row):
+    return {"key >= 000004": row >= 4, "video_id != video7": row != 7, "video_id in video3,video8": row in (3, 8)}[text]
+
+
+def test_videos_like_one_leave_it_out(world):
+    url, bundle, vectors, manifest = world
+    searcher = Searcher.open(url, bundle=bundle)
+    rows = [row for row in KEPT if row != 4]
+    for name in ("video4", manifest.table["uid"][4].as_py()):
+        found = searcher.like(name, top=3)
+        assert [each.video_id for each in found] == [
+            f"video{row}" for row in expected(vectors[4], vectors, rows, top=3)
+        ]
+    assert searcher.like("video4", where=[parse_condition("video_id == video4")]) == []
+    assert len(searcher.like("video4", top=50)) == len(rows)
+
+
+def test_conditions_that_none_meets_find_none(world):
+    url, bundle, *_ = world
+    searcher = Searcher.open(url, bundle=bundle)
+    assert searcher.search(QUERIES, where=[parse_condition("video_id == nobody")]) == [[], []]
+    assert searcher.search([]) == []
+    assert len(searcher.search(["a"], top=100)[0]) == len(KEPT) == searcher.num_videos
+
+
+def test_wrong_requests_are_refused(world, tmp_path):
+    url, bundle, _, manifest = world
+    searcher = Searcher.open(url, bundle=bundle)
+    for wrong, message in (
+        ({"queries": [" "]}, "empty query"),
+        ({"queries": ["a"], "top": 0}, "top=0"),
+        ({"queries": ["a"], "rerank_top": 5}, "wanted 0, or at least top=10"),
+        ({"queries": ["a"], "rerank_top": 20}, "reranks nothing"),
+        ({"queries": ["a"], "where": [parse_condition("duration_s > 1")]}, r"there are uid \(text\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            searcher.search(**wrong)
+    with pytest.raises(ValueError, match="'video5', wanted the uid or video_id of one of the 9 videos"):
+        searcher.like("video5")
+    write_model(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="vectors of two models do not compare"):
+        Searcher.open(url, bundle=load_bundle(tmp_path / "other"))
+    empty = str(tmp_path / "empty")
+    write_corpus(
+        empty,
+        manifest,
+        np.eye(NUM_ROWS, 96, dtype=np.float32),
+        model_id=bundle.model_id,
+        model="",
+        rejected=tuple(range(NUM_ROWS)),
+    )
+    with pytest.raises(ValueError, match="holds no video"):
+        Searcher.open(empty, bundle=bundle)
