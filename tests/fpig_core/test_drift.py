@@ -1,5 +1,7 @@
 """The gate lets an equal model through, and names what is wrong with one that is not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,7 +67,9 @@ def test_overlap_is_the_share_of_common_videos(current):
     assert next(check.candidate for check in checks if "overlap" in check.name) == pytest.approx(expected)
 
 
-def test_limits_that_cannot_be_are_refused():
-    for wrong in ({"min_overlap": 1.5}, {"max_recall_drop": -1}, {"max_length_change": float("nan")}):
-        with pytest.raises(ValueError, match="wanted"):
-            DriftLimits(**wrong)
+@pytest.mark.parametrize(
+    ("name", "value"), [("min_overlap", 1.5), ("max_recall_drop", -1.0), ("max_length_change", float("nan"))]
+)
+def test_limits_that_cannot_be_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"got {name}=.*, wanted"):
+        dataclasses.replace(DriftLimits(), **{name: value})

@@ -75,15 +75,16 @@ def test_conditions_that_none_meets_find_none(world):
 def test_wrong_requests_are_refused(world, tmp_path):
     url, bundle, _, manifest = world
     searcher = Searcher.open(url, bundle=bundle)
-    for wrong, message in (
-        ({"queries": [" "]}, "empty query"),
-        ({"queries": ["a"], "top": 0}, "top=0"),
-        ({"queries": ["a"], "rerank_top": 5}, "wanted 0, or at least top=10"),
-        ({"queries": ["a"], "rerank_top": 20}, "reranks nothing"),
-        ({"queries": ["a"], "where": [parse_condition("duration_s > 1")]}, r"there are uid \(text\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            searcher.search(**wrong)
+    with pytest.raises(ValueError, match="empty query"):
+        searcher.search([" "])
+    with pytest.raises(ValueError, match="top=0"):
+        searcher.search(["a"], top=0)
+    with pytest.raises(ValueError, match="wanted 0, or at least top=10"):
+        searcher.search(["a"], rerank_top=5)
+    with pytest.raises(ValueError, match="reranks nothing"):
+        searcher.search(["a"], rerank_top=20)
+    with pytest.raises(ValueError, match=r"there are uid \(text\)"):
+        searcher.search(["a"], where=[parse_condition("duration_s > 1")])
     with pytest.raises(ValueError, match="'video5', wanted the uid or video_id of one of the 9 videos"):
         searcher.like("video5")
     write_model(tmp_path / "other", seed=1)
