@@ -155,7 +155,7 @@ def test_decoding_stays_out_of_the_model_actors(world, ray_local, tmp_path):
     with contextlib.redirect_stdout(shown):
         build_stream(plan_for(world, tmp_path), SETTINGS).explain()
     physical = shown.getvalue().split("Physical Plan (Optimized)")[1]
-    assert "TaskPoolMapOperator[MapBatches(decode_rows)]" in physical
+    assert "TaskPoolMapOperator[MapBatches(decode_batch)]" in physical
     assert "ActorPoolMapOperator[MapBatches(EncodeVideos)]" in physical
     assert "TaskPoolMapOperator[MapBatches(write_part)]" in physical
 
@@ -214,9 +214,10 @@ def test_a_corpus_begun_on_cpus_is_not_finished_in_half_precision(world, undistu
     assert not plan_for(world, undisturbed, dataclasses.replace(gpu, precision="fp32")).missing
 
 
-def batch_of(frames):
-    empty = np.array([""] * len(frames))
-    return {"row": np.arange(len(frames)), "reason": empty, "detail": empty, "frames": frames}
+def batch_of(frames, *, rows_after=0):
+    empty, number = np.array([""] * len(frames)), np.arange(len(frames))
+    after = np.full(len(frames), rows_after)
+    return {"row": number, "reason": empty, "detail": empty, "frames": frames, "rows_after": after}
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
