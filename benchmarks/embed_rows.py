@@ -78,7 +78,7 @@ def embed_rows(folder: Path, num_rows: int) -> Result:
     )
 
 
-def point(done: int) -> dict[str, float]:
+def point(done: float) -> dict[str, float]:
     """Where the driver stands: videos, seconds by the clock and of CPU, resident memory."""
     status = Path("/proc/self/status").read_text()
     resident_mib = int(status.split("VmRSS:")[1].split()[0]) / 1024

@@ -137,9 +137,12 @@ def read_committed(url: str) -> dict[str, Any]:
         raise ValueError(f"got {state} at {url}, wanted a complete one; run python -m jobs.embed_corpus --out {url}")
     meta = json.loads(storage.read_bytes(marker))
     if meta.get("format") != FORMAT:
-        raise ValueError(f"{marker} has format {meta.get('format')!r}, wanted {FORMAT}; embed the corpus again")
+        raise ValueError(
+            f"{marker} has format {meta.get('format')!r}, wanted {FORMAT}; "
+            "embed it into a new folder, or delete this one"
+        )
     if meta["parts_digest"] != parts_digest(meta["parts"]):
-        raise ValueError(f"{marker} was changed after it was written; run python -m jobs.embed_corpus again")
+        raise ValueError(f"{marker} was changed after it was written; delete it and embed again")
     return meta
 
 

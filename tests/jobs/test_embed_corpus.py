@@ -15,6 +15,7 @@ from fpig_core.bundle import load_bundle, save_bundle
 from fpig_core.models import build_model
 from jobs.cli import DONE, OVER_BUDGET
 from jobs.embed_corpus import Args, main
+from jobs.tracking import output_run
 from jobs.verify_corpus import Args as VerifyArgs
 from jobs.verify_corpus import main as verify
 from pipelines import storage
@@ -130,6 +131,22 @@ def test_the_run_in_mlflow_links_what_went_in_and_came_out(ray_local, tmp_path, 
     told = read_identity(str(part))
     assert told["mlflow_run_id"] == done.summary["mlflow_run_id"]
     assert (told["manifest_digest"], told["code_revision"]) == (meta["manifest_digest"], meta["code_revision"])
+
+
+@pytest.mark.slow
+def test_a_registered_model_embeds_by_its_alias(ray_local, tmp_path, monkeypatch):
+    """The model travels to the workers beside the corpus, and the corpus knows the run that logged it."""
+    monkeypatch.chdir(tmp_path)
+    model_id, tracking = write_model(tmp_path / "model"), f"sqlite:///{tmp_path}/mlflow.db"
+    write_shards(tmp_path / "shards", 3)
+    with output_run(str(tmp_path / "run"), tracking=tracking, name="train") as tracker:
+        tracker.log_model(tmp_path / "model", register_as="fpig@best")
+    for number, model in enumerate(["models:/fpig@best", f"runs:/{tracker.run_id}/model"]):
+        done = main(args_for(tmp_path, model=model, out=str(tmp_path / f"corpus-{number}"), tracking=tracking))
+        meta = read_committed(str(tmp_path / f"corpus-{number}"))
+        assert (done.summary["model_id"], meta["model_uri"], done.exit_code) == (model_id, model, DONE)
+        assert load_bundle(tmp_path / f"corpus-{number}" / "model").model_id == model_id
+    assert meta["model_run_id"] == tracker.run_id
 
 
 def test_requests_that_cannot_work_stop_before_anything_starts(tmp_path):

@@ -29,8 +29,9 @@ from pipelines.parts import read_table
 from pipelines.verify import verify_corpus
 from tests.worlds import PREPROCESS, video_bytes, write_model, write_shards
 
+# Shards of 8 and of 5 videos: batches and parts are filled up.
 SETTINGS = EmbedSettings(
-    part_rows=8,
+    part_rows=12,
     batch_size=4,
     dtype="float32",
     num_actors=2,
@@ -199,6 +200,23 @@ def test_numbers_that_the_corpus_cannot_hold_are_rejected(world, tmp_path, monke
     got = encode(batch_of(np.zeros((2, 3, 3, 32, 32), np.uint8)))
     assert got["reason"].tolist() == reasons
     assert got["vector"].dtype == np.dtype(dtype)
+
+
+def test_what_fills_up_a_part_follows_its_last_batch(world, tmp_path):
+    plan = plan_for(world, tmp_path)
+    got = EncodeVideos(plan.model_url, plan.spec, 2, use_gpu=False)(
+        batch_of(np.zeros((2, 3, 3, 32, 32), np.uint8), rows_after=3)
+    )
+    assert got["row"].tolist() == [0, 1, -1, -1, -1]
+    assert not got["vector"][2:].any()
+    assert {len(value) for value in got.values()} == {5}
+    assert set(got) == {"row", "reason", "detail", *(column.name for column in plan.spec.columns)}
+
+
+def test_work_on_empty_places_is_told(world, tmp_path):
+    """8, 8 and 5 videos take 2, 2 and 2 batches of 4, and 2, 2 and 1 of 6."""
+    assert plan_for(world, tmp_path).padding(4) == pytest.approx(1 - 21 / 24)
+    assert plan_for(world, tmp_path).padding(6) == pytest.approx(1 - 21 / 30)
 
 
 def test_auto_precision_goes_by_the_device():
