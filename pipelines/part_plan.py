@@ -103,12 +103,20 @@ def part_name(corpus: str, samples: Sequence[Mapping[str, Any]]) -> str:
     """32 hex digits that name the vectors of these manifest rows in this corpus."""
     digest = _begin(corpus)
     for sample in samples:
-        values = [sample[name] for name in NAMED_BY]
-        if not sample["sha256"]:
-            values += [sample[name] for name in NAMED_BY_PLACE]
-        for value in values:
-            digest.update(_framed_value(value).encode())
+        by_place = [None if sample["sha256"] else sample[name] for name in NAMED_BY_PLACE]
+        values = [*(sample[name] for name in NAMED_BY), *by_place]
+        texts = [_value_text(value) for value in values]
+        # Only this one comes from outside. Told by its length, it cannot pass for what stands beside it.
+        texts.insert(0, str(len(sample["video_id"] or "")))
+        digest.update("".join(f"{text}\n" for text in texts).encode())
     return digest.hexdigest()[:_NAME_LETTERS]
+
+
+def _value_text(value: Any) -> str:
+    """Floats by their bits, which no library writes in another way."""
+    if isinstance(value, float):
+        value = int(np.float64(value).view(np.int64))
+    return "" if value is None else str(value)
 
 
 def plan_parts(manifest: Manifest, corpus: str, *, part_rows: int = 256) -> Parts:
@@ -150,15 +158,7 @@ def plan_parts(manifest: Manifest, corpus: str, *, part_rows: int = 256) -> Part
 
 
 def _begin(corpus: str) -> Any:
-    return hashlib.sha256(_framed_value(corpus).encode())
-
-
-def _framed_value(value: Any) -> str:
-    """A value whose end is told by its length, so that ("ab", "c") and ("a", "bc") stay apart."""
-    if isinstance(value, float):
-        value = int(np.float64(value).view(np.int64))
-    text = "" if value is None else str(value)
-    return f"{len(text)}:{text}\n"
+    return hashlib.sha256(f"{len(corpus)}:{corpus}\n".encode())
 
 
 def _runs(column: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
@@ -171,28 +171,22 @@ def _runs(column: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
 
 
 def _framed(rows: pa.Table) -> tuple[memoryview, np.ndarray]:
-    """What a name takes of the rows as one text, and where each row begins: int32 [rows + 1]."""
-    has_digest = pc.call_function("not_equal", [_text(rows["sha256"]), pa.scalar("")])
-    pieces = [_framed_column(rows[name]) for name in NAMED_BY]
-    pieces += [
-        pc.call_function("if_else", [has_digest, pa.scalar(""), _framed_column(rows[name])]) for name in NAMED_BY_PLACE
-    ]
-    joined = pc.call_function("binary_join_element_wise", [*pieces, pa.scalar("")])
+    """What a name takes of the rows as one text, and where each begins: int32 [rows + 1]."""
+    text = {name: _texts(rows[name]) for name in (*NAMED_BY, *NAMED_BY_PLACE)}
+    has_digest = pc.call_function("not_equal", [text["sha256"], pa.scalar("")])
+    for name in NAMED_BY_PLACE:
+        text[name] = pc.call_function("if_else", [has_digest, pa.scalar(""), text[name]])
+    length = pc.call_function("utf8_length", [text["video_id"]]).cast(pa.string())
+    pieces = [length, *text.values(), pa.scalar(""), pa.scalar("\n")]
+    joined = pc.call_function("binary_join_element_wise", pieces)
     assert not joined.null_count
-    _, ends, text = joined.buffers()
+    _, ends, data = joined.buffers()
     end = np.frombuffer(ends, np.int32)[joined.offset : joined.offset + len(joined) + 1]
-    return memoryview(text if text is not None else b""), end
+    return memoryview(data if data is not None else b""), end
 
 
-def _framed_column(column: pa.ChunkedArray) -> pa.Array:
-    text = _text(column)
-    length = pc.call_function("utf8_length", [text]).cast(pa.string())
-    pieces = [length, pa.scalar(":"), text, pa.scalar("\n"), pa.scalar("")]
-    return pc.call_function("binary_join_element_wise", pieces)
-
-
-def _text(column: pa.ChunkedArray) -> pa.Array:
-    """Values as text, "" for null; floats by their bits, which no library writes in another way."""
+def _texts(column: pa.ChunkedArray) -> pa.Array:
+    """``_value_text`` of each value."""
     values = column.combine_chunks()
     if pa.types.is_floating(values.type):
         values = values.view(pa.int64())
