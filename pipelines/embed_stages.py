@@ -21,13 +21,15 @@ from pipelines.guarded import decode_guarded
 from pipelines.manifest import Manifest
 from pipelines.part_files import count_part
 from pipelines.part_plan import Parts
-from pipelines.parts import CorpusSpec, PartCount, Written, part_bytes, quarantine_bytes
+from pipelines.parts import CorpusSpec, PartCount, Written, part_bytes, quarantine_bytes, read_table
 from pipelines.quarantine import SampleError, stage_of
 from pipelines.reader import read_videos
 
 MAX_DETAIL = 300
 PADDING = -1
 """The number of a row that is no sample."""
+
+MAX_WRITES = 3
 
 Batch = dict[str, np.ndarray]
 """Rows as Ray Data hands them on: columns by name."""
@@ -104,9 +106,20 @@ def write_part(batch: Batch, *, refs: Sequence[Any]) -> Batch:
     values = {column.name: batch[column.name][ok] for column in work.spec.columns}
     rows = work.manifest.slice(part.start, part.stop)
     kept, left = (rows.take(row_B[chosen] - part.start) for chosen in (ok, bad))
-    storage.write_bytes(part.quarantine_url(work.out_url), quarantine_bytes(work.spec, left, why, written=work.written))
-    storage.write_bytes(part.url(work.out_url), part_bytes(work.spec, kept, values, written=work.written))
-    return _receipt(PartCount(name=part.name, start=part.start, num_embedded=int(ok.sum()), rejected=Counter(rejected)))
+    files = {
+        part.quarantine_url(work.out_url): quarantine_bytes(work.spec, left, why, written=work.written),
+        part.url(work.out_url): part_bytes(work.spec, kept, values, written=work.written),
+    }
+    for _ in range(MAX_WRITES):
+        for url, data in files.items():
+            storage.write_bytes(url, data)
+        # A second copy of the job may write the same part at this moment. Its files hold the same rows, unless a video
+        # was too slow for one of the two; so the last one to write sees to it that the two files are a pair.
+        if read_table(part.quarantine_url(work.out_url), columns=["uid"]).column("uid").equals(left.column("uid")):
+            return _receipt(
+                PartCount(name=part.name, start=part.start, num_embedded=int(ok.sum()), rejected=Counter(rejected))
+            )
+    raise RuntimeError(f"another job keeps writing {part.url(work.out_url)}; end it, and run the same command again")
 
 
 def _receipt(count: PartCount) -> Batch:

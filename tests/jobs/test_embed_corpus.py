@@ -61,7 +61,7 @@ def test_a_corpus_over_its_budget_is_complete_all_the_same(ray_local, tmp_path):
 
 
 def test_a_manifest_that_grew_is_embedded_where_it_grew(ray_local, tmp_path):
-    """With another dtype each: int8 keeps the lengths of vectors, and its cosines to them."""
+    """As int8, which keeps the vectors' lengths and nearly their directions."""
     write_model(tmp_path / "model")
     write_shards(tmp_path / "shards", 10)
     args = args_for(tmp_path, settings=dataclasses.replace(SETTINGS, dtype="int8", extra_columns=("pseudo_query",)))
@@ -87,9 +87,11 @@ def test_a_manifest_that_grew_is_embedded_where_it_grew(ray_local, tmp_path):
     assert verify(VerifyArgs(corpus=str(tmp_path / "corpus"))).summary["num_left_over"] == 0
     corpus = read_corpus(str(tmp_path / "corpus"))
     assert [int(key) for key in corpus.keys] == [number for number in range(19) if number != 10]
-    plain = args_for(tmp_path, out=str(tmp_path / "plain"), settings=dataclasses.replace(SETTINGS, dtype="float32"))
-    main(plain)
-    assert ((corpus.vectors * read_corpus(plain.out).vectors).sum(axis=1) > 0.9999).all()
+    frames = [decode_frames(video_bytes(number), suffix="mp4", preprocess=PREPROCESS) for number in (0, 9, 18)]
+    model = load_bundle(tmp_path / "model").model
+    with torch.inference_mode():
+        exact = model.columns(model.encode_video(torch.from_numpy(np.stack(frames))))["vector"].numpy()
+    assert ((corpus.vectors[[0, 9, 17]] * exact).sum(axis=1) > 0.9999).all()
 
 
 @pytest.mark.slow
@@ -111,6 +113,7 @@ def test_every_column_of_a_method_can_be_kept(ray_local, tmp_path, method):
         np.testing.assert_allclose(got[name], value.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_run_in_mlflow_links_what_went_in_and_came_out(ray_local, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "model")
