@@ -51,7 +51,7 @@ class Nodes:
     """A head, and two nodes that can be lost."""
 
     def __init__(self) -> None:
-        head = {"num_cpus": 3, "object_store_memory": 200 * 2**20}
+        head = {"num_cpus": 3, "object_store_memory": 200 * 2**20, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.others = [self._add(), self._add()]
 
