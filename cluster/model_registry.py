@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.pyfunc import FLAVOR_NAME, save_model
 from mlflow.types import ParamSchema, ParamSpec
 
@@ -104,6 +105,12 @@ def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> P
             "check the URI and the server"
         ) from None
     return local / artifacts["bundle"]["path"]
+
+
+def run_of_bundle(folder: Path) -> str:
+    """The run that logged the bundle in a folder that ``fetch_bundle`` gave; "" if its card does not tell."""
+    card = next(parent for parent in folder.parents if (parent / MLMODEL_FILE_NAME).exists())
+    return Model.load(str(card)).run_id or ""
 
 
 def _find_files(client: MlflowClient, uri: str) -> str:

@@ -279,3 +279,10 @@ def resolve_model_uri(uri: str, *, tracking_uri: str, folder: str | Path | None 
     from cluster.model_registry import fetch_bundle
 
     return fetch_bundle(uri, tracking_uri=tracking_uri, folder=folder)
+
+
+def run_of_model(folder: Path) -> str:
+    """The run that logged a model which ``resolve_model_uri`` found in this folder; "" if nothing tells."""
+    from cluster.model_registry import run_of_bundle
+
+    return run_of_bundle(folder)

@@ -9,7 +9,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.session import connect, require_resources
-from cluster.tracking import Tracker
+from cluster.tracking import Tracker, run_of_model
 from jobs.budget import parse_fraction
 from jobs.cli import DONE, OVER_BUDGET, Report, launch
 from jobs.models import MLFLOW_SCHEMES, model_folder, read_origin
@@ -58,8 +58,8 @@ def main(args: Args) -> Report:
     manifest = load_manifest(args.manifest)
     with model_folder(args.model, tracking=args.tracking) as folder:
         origin = read_origin(folder)
-        if args.model.startswith("runs:/"):
-            origin["mlflow_run_id"] = args.model.split("/")[1]
+        if args.model.startswith(MLFLOW_SCHEMES) and (run_id := run_of_model(folder)):
+            origin["mlflow_run_id"] = run_id
         plan = plan_embedding(manifest, model_url=str(folder), out_url=args.out, settings=settings)
         plan = dataclasses.replace(plan, model_url=place_model(args.model, folder, plan))
     if meta := committed(plan):

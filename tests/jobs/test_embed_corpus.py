@@ -149,7 +149,7 @@ def test_a_registered_model_embeds_by_its_alias(ray_local, tmp_path, monkeypatch
         meta = read_committed(str(tmp_path / f"corpus-{number}"))
         assert (done.summary["model_id"], meta["model_uri"], done.exit_code) == (model_id, model, DONE)
         assert load_bundle(tmp_path / f"corpus-{number}" / "model").model_id == model_id
-    assert meta["model_run_id"] == tracker.run_id
+        assert meta["model_run_id"] == tracker.run_id
 
 
 def test_requests_that_cannot_work_stop_before_anything_starts(tmp_path):
