@@ -24,6 +24,7 @@ from fpig_core.bundle import save_bundle
 from fpig_core.fpig import FPig, FPigConfig
 from fpig_core.preprocess import Preprocess
 from pipelines.embed import EmbedSettings, embed_parts, finish_embedding, plan_embedding
+from pipelines.frame_cache import FrameStore, write_settings
 from pipelines.frame_file import pack_frames
 from pipelines.indexing import index_shards
 from pipelines.manifest import load_manifest
@@ -107,6 +108,8 @@ def write_shards(root: Path, num_rows: int) -> None:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     index_shards(str(root))
+    store = FrameStore(num_frames=PREPROCESS.num_frames, density=1, size=PREPROCESS.size)
+    write_settings(str(root), load_manifest(str(root)), store=store)
 
 
 if __name__ == "__main__":
