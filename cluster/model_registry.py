@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.pyfunc import FLAVOR_NAME, save_model
 from mlflow.types import ParamSchema, ParamSpec
 
@@ -90,7 +91,7 @@ def _register(sink: MlflowSink, source: str, *, name: str, logged_id: str, model
 
 
 def point_alias(alias: str, *, version: str, tracking_uri: str) -> None:
-    """See ``cluster.tracking.move_alias``."""
+    """See ``cluster.logged_models.move_alias``."""
     name, _, last = alias.partition("@")
     try:
         with patience(REQUEST_S, retries=1):
@@ -102,7 +103,7 @@ def point_alias(alias: str, *, version: str, tracking_uri: str) -> None:
 
 
 def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> Path:
-    """See ``cluster.tracking.resolve_model_uri``."""
+    """See ``cluster.logged_models.resolve_model_uri``."""
     target = None if folder is None else str(folder)
     try:
         with patience(TRANSFER_S, retries=1):
@@ -116,6 +117,12 @@ def fetch_bundle(uri: str, *, tracking_uri: str, folder: str | Path | None) -> P
             "check the URI and the server"
         ) from None
     return local / artifacts["bundle"]["path"]
+
+
+def run_of_bundle(folder: Path) -> str:
+    """The run that logged the bundle in a folder that ``fetch_bundle`` gave; "" if its card does not tell."""
+    card = next(parent for parent in folder.parents if (parent / MLMODEL_FILE_NAME).exists())
+    return Model.load(str(card)).run_id or ""
 
 
 def _find_files(client: MlflowClient, uri: str) -> str:

@@ -268,27 +268,3 @@ def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
         else:
             flat[clean_key(name)] = str(value)
     return flat
-
-
-def resolve_model_uri(uri: str, *, tracking_uri: str, folder: str | Path | None = None) -> Path:
-    """Local bundle folder of a logged model (``runs:/…`` or ``models:/…``), downloaded into ``folder`` if remote.
-
-    Raises:
-        ValueError: no such model, or it holds no bundle.
-    """
-    from cluster.model_registry import fetch_bundle
-
-    return fetch_bundle(uri, tracking_uri=tracking_uri, folder=folder)
-
-
-def move_alias(alias: str, *, version: str, tracking_uri: str) -> None:
-    """Let ``NAME@ALIAS`` point to another version of the registered model NAME.
-
-    Raises:
-        ValueError: no MLflow, no such model or version, or the server refuses.
-    """
-    if tracking_uri in ("", NO_TRACKING):
-        raise ValueError(f"got the alias {alias} and no MLflow to move it in; give --tracking")
-    from cluster.model_registry import point_alias
-
-    point_alias(alias, version=version, tracking_uri=tracking_uri)

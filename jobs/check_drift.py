@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cluster.tracking import move_alias
+from cluster.logged_models import move_alias
 from fpig_core.bundle import bundle_id
 from fpig_core.drift import Canary, Check, DriftLimits, compare_canaries
 from fpig_core.ranks import targets_by_id

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cluster.logged_models import run_of_model
 from cluster.session import connect, require_resources
 from cluster.tracking import Tracker
 from jobs.budget import parse_fraction
@@ -18,9 +19,12 @@ from jobs.tracking import output_run
 from pipelines import storage
 from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.manifest import load_manifest
-from pipelines.part_files import Tally
+from pipelines.part_files import Tally, remove_parts
 from pipelines.places import absolute
 
+LOG_EVERY_S = 2.0
+"""Seconds between points in MLflow: a large corpus has many parts."""
+MUCH_PADDING = 0.2
 EXAMPLE = (
     "python -m jobs.embed_corpus --model runs/demo/train/model --manifest runs/demo/shards/test --out runs/demo/corpus"
 )
@@ -28,7 +32,10 @@ EXAMPLE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Args:
-    """Embed every video of a manifest. The same command again does what is missing, and nothing else."""
+    """Embed every video of a manifest. The same command again does what is missing, and nothing else.
+
+    A manifest that grew adds to the corpus; the old one can be read until the new one is complete.
+    """
 
     model: str
     """Model bundle: folder, URL, or MLflow URI (runs:/…, models:/…)."""
@@ -52,28 +59,32 @@ def main(args: Args) -> Report:
     manifest = load_manifest(args.manifest)
     with model_folder(args.model, tracking=args.tracking) as folder:
         origin = read_origin(folder)
-        if args.model.startswith("runs:/"):
-            origin["mlflow_run_id"] = args.model.split("/")[1]
+        if args.model.startswith(MLFLOW_SCHEMES) and (run_id := run_of_model(folder)):
+            origin["mlflow_run_id"] = run_id
         plan = plan_embedding(manifest, model_url=str(folder), out_url=args.out, settings=settings)
         plan = dataclasses.replace(plan, model_url=place_model(args.model, folder, plan))
     if meta := committed(plan):
+        drop_stale(plan, settings)
         return report(args, meta, budget=budget, fresh=0, seconds=0.0)
+    announce(plan, settings)
     if plan.missing:
         connect()
         require_resources(settings.bundles, purpose="embedding", wait_s=args.wait_for_nodes_s)
     name = f"embed-{Path(plan.manifest.root).name}"
     with output_run(plan.out_url, tracking=args.tracking, name=name) as tracker:
+        written = dataclasses.replace(plan.written, code_revision=code_revision(), mlflow_run_id=tracker.run_id)
+        plan = dataclasses.replace(plan, written=written)
         tracker.log_params(dataclasses.asdict(settings) | plan.spec.identity() | {"out": plan.out_url})
-        tracker.set_tags({"model_id": plan.spec.model_id, "model_run_id": origin.get("mlflow_run_id", "unknown")})
+        links = {"model_id": plan.spec.model_id, "model_uri": args.model, "corpus": plan.out_url}
+        links["model_run_id"] = origin.get("mlflow_run_id", "unknown")
+        tracker.set_tags(links | {"code_revision": written.code_revision})
         tracker.log_input("corpus", source=plan.manifest.root, digest=manifest.digest)
         started = time.monotonic()
         counts = embed_with_progress(plan, settings, tracker)
         seconds = time.monotonic() - started
         lineage = {
-            "mlflow_run_id": tracker.run_id,
             "model_run_id": origin.get("mlflow_run_id", "unknown"),
             "model_uri": args.model,
-            "code_revision": code_revision(),
             "speed": {
                 "num_videos": plan.num_missing,
                 "seconds": round(seconds, 3),
@@ -81,9 +92,30 @@ def main(args: Args) -> Report:
                 "gpus_per_actor": settings.gpus_per_actor,
             },
         }
-        meta = finish_embedding(plan, counts, lineage=lineage)
+        # If MLflow was away at the start, the run has its id only now.
+        written = dataclasses.replace(written, mlflow_run_id=tracker.run_id)
+        meta = finish_embedding(dataclasses.replace(plan, written=written), counts, lineage=lineage)
+        drop_stale(plan, settings)
         log_result(tracker, meta, fresh=plan.num_missing, seconds=seconds)
     return report(args, meta, budget=budget, fresh=plan.num_missing, seconds=seconds)
+
+
+def announce(plan: EmbedPlan, settings: EmbedSettings) -> None:
+    """Say what there is to do, and if much of the model's work will be wasted."""
+    done = plan.manifest.num_rows - plan.num_missing
+    print(f"{plan.num_missing} videos to embed in {len(plan.missing)} parts; {done} are done already")
+    if (padding := plan.padding(settings.batch_size)) > MUCH_PADDING:
+        rows = plan.num_missing / len(plan.missing)
+        print(
+            f"{padding:.0%} of the model's work will be on empty places: a batch of {settings.batch_size} holds videos "
+            f"of one part, and parts have {rows:.0f} here, for shards are small; use a smaller --batch-size"
+        )
+
+
+def drop_stale(plan: EmbedPlan, settings: EmbedSettings) -> None:
+    """Delete the files that the corpus left out, if that is wanted."""
+    if settings.stale == "delete":
+        remove_parts(plan.out_url, keep=plan.parts.names)
 
 
 def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
@@ -101,7 +133,7 @@ def embed_with_progress(plan: EmbedPlan, settings: EmbedSettings, tracker: Track
     """Embed what is missing; the bar counts the videos of the whole manifest."""
     total, counts = plan.manifest.num_rows, Tally(plan.parts)
     done, started = total - plan.num_missing, time.monotonic()
-    logged = tracker.last_step("num_done")
+    logged, next_s = tracker.last_step("num_done"), 0.0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), refresh_per_second=2) as bar:
         task = bar.add_task("videos", total=total, completed=done, note="starting workers" if plan.missing else "")
@@ -110,9 +142,16 @@ def embed_with_progress(plan: EmbedPlan, settings: EmbedSettings, tracker: Track
             done += count.num_embedded + count.num_rejected
             rate = (done - total + plan.num_missing) / (time.monotonic() - started)
             bar.update(task, completed=done, note=f"{rate:.3g} videos/s, {counts.rejected.total()} rejected")
-            if done > logged:
-                tracker.log_metrics({"num_done": done, "videos_per_s": rate}, step=done)
+            if done > logged and time.monotonic() >= next_s:
+                next_s = time.monotonic() + LOG_EVERY_S
+                tracker.log_metrics(live_metrics(counts, done=done, total=total, rate=rate), step=done)
     return counts
+
+
+def live_metrics(counts: Tally, *, done: int, total: int, rate: float) -> dict[str, float]:
+    """What MLflow shows while the job runs; what was rejected, of this job's videos."""
+    rejected = {f"rejected_now/{reason}": number for reason, number in counts.rejected.items()}
+    return {"num_done": done, "videos_per_s": rate, "seconds_left": (total - done) / rate, **rejected}
 
 
 def log_result(tracker: Tracker, meta: dict[str, Any], *, fresh: int, seconds: float) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from cluster.tracking import NO_TRACKING, resolve_model_uri
+from cluster.logged_models import resolve_model_uri
+from cluster.tracking import NO_TRACKING
 from fpig_core.bundle import Bundle, bundle_id, load_bundle
 from pipelines.places import ORIGIN, absolute, local_bundle
 

@@ -31,6 +31,7 @@ def main(args: Args) -> Report:
         Console(stderr=True).print(f"PROBLEM: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
     summary = dataclasses.asdict(found) | {
         "problems": list(found.problems),
+        "manifests": dict(found.manifests),
         "num_problems": len(found.problems),
         "sound": not found.problems,
         "model_id": meta["model_id"],

@@ -1,8 +1,8 @@
 """A corpus: what one model tells of every video of a manifest, as a folder that is complete once committed.
 
 ``parts/*.parquet`` hold one vector a video, and further columns by choice; ``quarantine/*.parquet`` hold the rejected
-samples with reasons; ``_COMMITTED.json`` is written last. Whatever was killed and run again: each uid of the manifest
-is in exactly one of both.
+samples with reasons; ``_COMMITTED.json`` is written last, and names the files that count. Whatever was killed and run
+again: each uid of the manifest is in exactly one of both. A manifest that grew gives a new commit in place of the old.
 """
 
 import dataclasses
@@ -13,16 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.columns import VECTOR, Column
+from pipelines.ordered import map_on_threads
 from pipelines.part_files import NUM_READERS, Tally, missing_parts, part_files
 from pipelines.part_plan import Parts
-from pipelines.parts import CorpusSpec, open_table, read_identity, read_table, values_of
+from pipelines.parts import (
+    FORMAT,
+    QUARANTINE_SCHEMA,
+    CorpusSpec,
+    Written,
+    open_table,
+    read_identity,
+    read_table,
+    values_of,
+)
 
 COMMITTED = "_COMMITTED.json"
-FORMAT = 3
+HISTORY = ("manifest_digest", "parts_digest", "num_samples", "num_rejected", "code_revision", "mlflow_run_id")
+"""What a commit keeps of those before it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +50,7 @@ class Corpus:
 
 
 def require_same(url: str, spec: CorpusSpec) -> None:
-    """Refuse a folder that already holds a corpus of another model, manifest or layout.
+    """Refuse a folder that already holds a corpus of another model or layout.
 
     Raises:
         ValueError: what the folder was made with, what was wanted, and the remedy.
@@ -54,21 +66,31 @@ def require_same(url: str, spec: CorpusSpec) -> None:
 
 def _identity_of_folder(url: str) -> dict[str, str]:
     """Identity of what a folder holds; empty if it holds nothing yet."""
-    if storage.exists(storage.join(url, COMMITTED)):
-        return CorpusSpec.from_meta(read_committed(url)).identity()
+    if meta := find_committed(url):
+        return CorpusSpec.from_meta(meta).identity()
     file = next((file for file, _ in storage.iter_stamps(url) if file.endswith(".parquet")), None)
     return (read_identity(file) or {"model_id": "unknown"}) if file else {}
 
 
-def commit(url: str, *, spec: CorpusSpec, parts: Parts, counts: Tally, lineage: Mapping) -> dict:
-    """Declare the corpus complete: write ``_COMMITTED.json`` and return its content."""
-    left = missing_parts(url, parts)
-    assert not left, f"{len(left)} parts are missing, first {left[0].name}"
+def commit(
+    url: str, *, spec: CorpusSpec, parts: Parts, counts: Tally, written: Written, lineage: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Declare the corpus complete: write ``_COMMITTED.json`` and return its content.
+
+    If a second copy of the job was faster, its commit stands.
+
+    Raises:
+        ValueError: a part is not there, or the folder was given to another corpus meanwhile.
+    """
+    require_same(url, spec)
+    if left := missing_parts(url, parts):
+        raise ValueError(f"{len(left)} parts of {url} are missing (first: {left[0].name}); run the same command again")
     assert not counts.unknown, f"{len(counts.unknown)} parts were not counted"
     names = [name.decode() for name in parts.names]
     meta = {
         "format": FORMAT,
         **dataclasses.asdict(spec),
+        **dataclasses.asdict(written),
         "num_samples": parts.num_samples,
         "num_embedded": int(counts.num_embedded.sum()),
         "num_rejected": counts.rejected.total(),
@@ -76,11 +98,25 @@ def commit(url: str, *, spec: CorpusSpec, parts: Parts, counts: Tally, lineage: 
         "parts": names,
         "part_embedded": counts.num_embedded.tolist(),
         "parts_digest": parts_digest(names),
+        "previous": [],
         **lineage,
     }
     assert meta["num_samples"] == meta["num_embedded"] + meta["num_rejected"], meta
+    if before := find_committed(url):
+        if all(before[name] == meta[name] for name in ("parts_digest", "manifest_digest", "part_embedded")):
+            return before
+        meta["previous"] = [*before["previous"], {name: before[name] for name in HISTORY}]
     storage.write_bytes(storage.join(url, COMMITTED), (json.dumps(meta, indent=2) + "\n").encode())
     return meta
+
+
+def find_committed(url: str) -> dict[str, Any] | None:
+    """Content of ``_COMMITTED.json``, None if it is not there.
+
+    Raises:
+        ValueError: it is one of another format, or damaged.
+    """
+    return read_committed(url) if storage.exists(storage.join(url, COMMITTED)) else None
 
 
 def parts_digest(names: Sequence[str]) -> str:
@@ -101,9 +137,12 @@ def read_committed(url: str) -> dict[str, Any]:
         raise ValueError(f"got {state} at {url}, wanted a complete one; run python -m jobs.embed_corpus --out {url}")
     meta = json.loads(storage.read_bytes(marker))
     if meta.get("format") != FORMAT:
-        raise ValueError(f"{marker} has format {meta.get('format')!r}, wanted {FORMAT}; embed the corpus again")
+        raise ValueError(
+            f"{marker} has format {meta.get('format')!r}, wanted {FORMAT}; "
+            "embed it into a new folder, or delete this one"
+        )
     if meta["parts_digest"] != parts_digest(meta["parts"]):
-        raise ValueError(f"{marker} was changed after it was written; run python -m jobs.embed_corpus again")
+        raise ValueError(f"{marker} was changed after it was written; delete it and embed again")
     return meta
 
 
@@ -114,14 +153,17 @@ def read_corpus(url: str, *, column: str = VECTOR) -> Corpus:
         ValueError: the corpus is not complete, or has no such column.
     """
     meta = read_committed(url)
-    chosen = CorpusSpec.from_meta(meta).column(column)
+    spec = CorpusSpec.from_meta(meta)
+    chosen = spec.column(column)
     if len(chosen.shape) != 1 or chosen.kind != "float":
         raise ValueError(f"got the column {chosen}, wanted one with a vector a video")
     names = ("uid", "video_id", "shard", "key")
 
     def read(name: str) -> tuple[np.ndarray, list[list[str]]]:
-        table = read_table(storage.join(url, "parts", f"{name}.parquet"), columns=[*names, column])
-        return values_of(table, chosen).astype(np.float32), [table.column(field).to_pylist() for field in names]
+        table = read_table(storage.join(url, "parts", f"{name}.parquet"), columns=[*names, *spec.stored_names(chosen)])
+        return values_of(table, chosen).astype(np.float32, copy=False), [
+            table.column(field).to_pylist() for field in names
+        ]
 
     with ThreadPoolExecutor(NUM_READERS) as pool:
         blocks = list(pool.map(read, meta["parts"]))
@@ -130,8 +172,23 @@ def read_corpus(url: str, *, column: str = VECTOR) -> Corpus:
     return Corpus(vectors=vectors, uids=uids, video_ids=video_ids, shards=shards, keys=keys, meta=meta)
 
 
+def read_quarantine(url: str) -> pa.Table:
+    """All rejected samples of a complete corpus with their reasons, in manifest order.
+
+    Raises:
+        ValueError: the corpus is not complete.
+    """
+    meta = read_committed(url)
+    empty = QUARANTINE_SCHEMA.empty_table()
+    files = (storage.join(url, "quarantine", f"{name}.parquet") for name in meta["parts"])
+    tables = map_on_threads(read_table, files, num_threads=NUM_READERS)
+    return pa.concat_tables([empty, *(table.replace_schema_metadata() for table in tables)])
+
+
 def read_columns(url: str, names: Sequence[str], *, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Columns of a complete corpus by name, [B, *shape] in the dtype that they are stored in, in manifest order.
+    """Columns of a complete corpus by name, [B, *shape], in manifest order.
+
+    They are in the dtype that they are stored in; what is stored as int8 becomes float32.
 
     ``rows``, places in that order, chooses videos; then only what holds them is read.
 
@@ -145,7 +202,7 @@ def read_columns(url: str, names: Sequence[str], *, rows: np.ndarray | None = No
     rows = np.arange(edges[-1]) if rows is None else np.asarray(rows)
     if len(rows) and not 0 <= rows.min() <= rows.max() < edges[-1]:
         raise ValueError(f"got rows {rows.min()}…{rows.max()}, wanted 0…{edges[-1] - 1}")
-    out = {column.name: np.empty((len(rows), *column.shape), spec.scalar(column)) for column in columns}
+    out = {column.name: np.empty((len(rows), *column.shape), spec.given(column)) for column in columns}
     place = np.argsort(rows, kind="stable")
     cuts = np.searchsorted(rows[place], edges)
 
@@ -155,7 +212,8 @@ def read_columns(url: str, names: Sequence[str], *, rows: np.ndarray | None = No
         with open_table(file_url) as file:
             if file.metadata.num_rows != edges[i + 1] - edges[i]:
                 raise ValueError(f"{file_url} is not as long as it was; run python -m jobs.verify_corpus")
-            _read_rows(file, columns, rows[here] - edges[i], out=out, place=here)
+            stored = [name for column in columns for name in spec.stored_names(column)]
+            _read_rows(file, columns, stored, rows=rows[here] - edges[i], out=out, place=here)
 
     with ThreadPoolExecutor(NUM_READERS) as pool:
         list(pool.map(read, np.flatnonzero(np.diff(cuts))))
@@ -163,7 +221,13 @@ def read_columns(url: str, names: Sequence[str], *, rows: np.ndarray | None = No
 
 
 def _read_rows(
-    file: pq.ParquetFile, columns: Sequence[Column], rows: np.ndarray, *, out: dict[str, np.ndarray], place: np.ndarray
+    file: pq.ParquetFile,
+    columns: Sequence[Column],
+    stored: Sequence[str],
+    *,
+    rows: np.ndarray,
+    out: dict[str, np.ndarray],
+    place: np.ndarray,
 ) -> None:
     """Sorted ``rows`` of a part to their ``place`` in ``out``, one row group after the other."""
     start = 0
@@ -171,7 +235,7 @@ def _read_rows(
         stop = start + file.metadata.row_group(group).num_rows
         first, last = np.searchsorted(rows, (start, stop))
         if first < last:
-            table = file.read_row_group(group, columns=[column.name for column in columns])
+            table = file.read_row_group(group, columns=list(stored))
             for column in columns:
                 out[column.name][place[first:last]] = values_of(table, column)[rows[first:last] - start]
         start = stop

@@ -1,8 +1,9 @@
 """Embed the videos of a manifest as a Ray Data stream: each missing part once, in order, however often it is killed.
 
-    missing parts → positions → decode tasks (CPU) → model actors → write tasks → receipts
+    missing parts → batches → decode tasks (CPU) → model actors → write tasks → receipts
 
-A part appears only when it is whole, and its name says what it holds. So a rerun does what is missing and nothing else.
+A part appears only when it is whole, and its name says what it holds. So a rerun does what is missing and nothing else,
+and so does a run over a manifest that grew.
 """
 
 import dataclasses
@@ -10,21 +11,21 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from fpig_core.bundle import load_bundle
 from fpig_core.preprocess import Preprocess
-from pipelines import storage
 from pipelines.columns import choose_columns
-from pipelines.corpus import COMMITTED, commit, read_committed, require_same
-from pipelines.embed_stages import Work, decode_rows, write_part
+from pipelines.corpus import commit, find_committed, parts_digest, require_same
+from pipelines.embed_stages import Work, decode_batch, write_part
 from pipelines.encode import EncodeVideos
 from pipelines.frame_cache import require_fitting
 from pipelines.manifest import Manifest
-from pipelines.part_files import Tally, count_parts, missing_parts
+from pipelines.part_files import Examples, Tally, count_parts, find_parts
 from pipelines.part_plan import Parts, plan_parts
-from pipelines.parts import CorpusSpec, PartCount, preprocess_digest
+from pipelines.parts import CorpusSpec, PartCount, Written, preprocess_digest
 from pipelines.places import absolute, local_bundle
 
 STREAM_PARTS = 1 << 12
@@ -36,13 +37,13 @@ class EmbedSettings:
     """Where and how to embed."""
 
     part_rows: int = 256
-    """Manifest rows in one output file."""
+    """Manifest rows in one output file, at most: no file holds rows of two shards."""
     batch_size: int = 32
-    """Videos that go through the model at once; it must divide part_rows."""
+    """Videos that go through the model at once; it must divide part_rows. No batch holds videos of two files."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What the model computes in; auto is bf16 on GPUs and fp32 on CPUs."""
-    dtype: Literal["float16", "float32"] = "float16"
-    """Precision of the stored vectors."""
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    """Precision of the stored vectors; int8 has a scale for each of them."""
     extra_columns: tuple[str, ...] = ()
     """Further columns to store, of those that the model offers."""
     rerank_columns: bool = True
@@ -57,6 +58,9 @@ class EmbedSettings:
     """CPUs of each decoding task."""
     compile: bool = False
     """Compile the transformer blocks (``torch.compile``): a slow start, then faster; CPUs need a C++ compiler."""
+    stale: Literal["refuse", "leave", "delete"] = "refuse"
+    """What to do if the corpus holds videos that the manifest lacks now, or that were replaced: refuse, or leave them
+    out of the new corpus; their files stay (leave), or are deleted once it is complete (delete)."""
 
     def __post_init__(self) -> None:
         if self.num_actors < 1 or self.batch_size < 1 or self.part_rows < 1:
@@ -103,6 +107,7 @@ class EmbedPlan:
     model_url: str
     out_url: str
     spec: CorpusSpec
+    written: Written
     preprocess: Preprocess
     parts: Parts
     missing: Parts
@@ -112,13 +117,17 @@ class EmbedPlan:
         """Samples that are neither embedded nor rejected yet."""
         return self.missing.num_samples
 
+    def padding(self, batch_size: int) -> float:
+        """The part of the model's work that is not on samples: the last batch of a part is seldom full."""
+        return 1 - self.num_missing / max(1, batch_size * self.missing.num_batches(batch_size))
+
 
 def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings: EmbedSettings) -> EmbedPlan:
     """Find out what is missing, before anything is started.
 
     Raises:
-        ValueError: no model there, it does not offer a column, or ``out_url`` holds a corpus of another model,
-            manifest or layout.
+        ValueError: no model there, it does not offer a column, or ``out_url`` holds a corpus of another model or
+            layout, or one with videos that are not in the manifest.
     """
     model_url, out_url = absolute(model_url), absolute(out_url)
     with local_bundle(model_url) as folder:
@@ -127,7 +136,6 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
     require_fitting(manifest, preprocess)
     spec = CorpusSpec(
         model_id=bundle.model_id,
-        manifest_digest=manifest.digest,
         preprocess_digest=preprocess_digest(preprocess),
         columns=choose_columns(
             bundle.model, preprocess, extra=settings.extra_columns, for_reranking=settings.rerank_columns
@@ -137,16 +145,33 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
         part_rows=settings.part_rows,
     )
     require_same(out_url, spec)
-    parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
+    parts = plan_parts(manifest, spec.digest, part_rows=spec.part_rows)
+    is_there, foreign = find_parts(out_url, parts.names)
+    if settings.stale == "refuse":
+        _require_growth(out_url, parts, foreign)
     return EmbedPlan(
         manifest=dataclasses.replace(manifest, url=absolute(manifest.url), root=absolute(manifest.root)),
         model_url=model_url,
         out_url=out_url,
         spec=spec,
+        written=Written(manifest_digest=manifest.digest),
         preprocess=preprocess,
         parts=parts,
-        missing=missing_parts(out_url, parts),
+        missing=parts.where(~is_there),
     )
+
+
+def _require_growth(url: str, parts: Parts, foreign: Examples) -> None:
+    """Refuse to leave out what the corpus holds. What an earlier commit left out counts no more."""
+    meta = find_committed(url)
+    lost = np.setdiff1d(np.array(meta["parts"], parts.names.dtype), parts.names) if meta else np.empty(0)
+    count = foreign.count if meta is None else len(lost)
+    if count:
+        raise ValueError(
+            f"{url} holds {count} parts with videos that are not in this manifest, or were replaced "
+            f"(such as {lost[0].decode() if meta else foreign.first}); give another output folder, "
+            "or leave them out of the corpus with --stale leave"
+        )
 
 
 def embed_parts(plan: EmbedPlan, settings: EmbedSettings) -> Iterator[PartCount]:
@@ -164,28 +189,31 @@ def embed_parts(plan: EmbedPlan, settings: EmbedSettings) -> Iterator[PartCount]
 
 def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bool = True) -> Dataset:
     """The stream of receipts, not started yet. Without ``preserve_order`` the parts would not be what they claim."""
+    size = settings.batch_size
     work = Work(
         manifest=plan.manifest,
         parts=plan.missing,
         spec=plan.spec,
+        written=plan.written,
         preprocess=plan.preprocess,
         out_url=plan.out_url,
+        batch_size=size,
     )
     shared = {"refs": [ray.put(work)]}
-    actor = (plan.model_url, plan.spec, settings.batch_size, settings.gpus_per_actor > 0, settings.compile)
+    actor = (plan.model_url, plan.spec, size, settings.gpus_per_actor > 0, settings.compile)
     with DataContext.current(_context(preserve_order=preserve_order)):
         return (
-            ray.data.range(plan.num_missing, override_num_blocks=1)
-            .repartition(target_num_rows_per_block=settings.batch_size, strict=True)
+            ray.data.range(plan.missing.num_batches(size), override_num_blocks=1)
+            .repartition(target_num_rows_per_block=1, strict=True)
             .map_batches(
-                decode_rows,  # pyright: ignore[reportArgumentType]  # Ray does not declare keyword arguments
-                batch_size=settings.batch_size,
+                decode_batch,  # pyright: ignore[reportArgumentType]  # Ray does not declare keyword arguments
+                batch_size=1,
                 num_cpus=settings.cpus_per_decoder,
                 fn_kwargs=shared,
             )
             .map_batches(
                 EncodeVideos,
-                batch_size=settings.batch_size,
+                batch_size=size,
                 num_cpus=settings.cpus_per_actor,
                 num_gpus=settings.gpus_per_actor or None,
                 compute=ActorPoolStrategy(size=settings.num_actors),
@@ -203,16 +231,29 @@ def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bo
 
 def finish_embedding(plan: EmbedPlan, counts: Tally, *, lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Commit a corpus whose parts are all there -> content of the commit. What ``counts`` lacks is counted now."""
+    if before := find_committed(plan.out_url):
+        counts.add_committed(before)
     for count in count_parts(plan.out_url, counts.unknown):
         counts.add(count)
     places = {"manifest": plan.manifest.root, "model": plan.model_url}
-    return commit(plan.out_url, spec=plan.spec, parts=plan.parts, counts=counts, lineage=places | dict(lineage))
+    return commit(
+        plan.out_url,
+        spec=plan.spec,
+        parts=plan.parts,
+        counts=counts,
+        written=plan.written,
+        lineage=places | dict(lineage),
+    )
 
 
 def committed(plan: EmbedPlan) -> dict[str, Any] | None:
-    """Content of the commit if the corpus is complete, else None."""
-    done = not plan.missing and storage.exists(storage.join(plan.out_url, COMMITTED))
-    return read_committed(plan.out_url) if done else None
+    """Content of the commit if the corpus is complete and of this very manifest, else None."""
+    meta = None if plan.missing else find_committed(plan.out_url)
+    wanted = {
+        "manifest_digest": plan.manifest.digest,
+        "parts_digest": parts_digest([name.decode() for name in plan.parts.names]),
+    }
+    return meta if meta and all(meta[name] == value for name, value in wanted.items()) else None
 
 
 def _context(*, preserve_order: bool) -> DataContext:

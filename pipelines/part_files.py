@@ -5,7 +5,8 @@ Of a part a few numbers are kept, never its file name or its count as objects: a
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pipelines.part_plan import Part, Parts
 from pipelines.parts import PartCount, read_table
 
 NUM_READERS = 16
+Folder = Literal["parts", "quarantine"]
 _LISTED_AT_ONCE = 10_000
 _UNKNOWN = -1
 
@@ -35,38 +37,51 @@ class Examples:
 
 
 def missing_parts(url: str, parts: Parts) -> Parts:
-    """Parts of the plan that the folder doesn't hold yet, in order.
-
-    Raises:
-        ValueError: the folder holds parts that are not of this plan.
-    """
-    is_there, foreign = find_parts(url, parts.names)
-    if foreign.count:
-        raise ValueError(
-            f"{url} holds {foreign.count} parts that are not of this corpus (such as {foreign.first}); "
-            "give another output folder, or delete that one"
-        )
-    return parts.where(~is_there)
+    """Parts of the plan that the folder doesn't hold yet, in order."""
+    return parts.where(~find_parts(url, parts.names)[0])
 
 
 def find_parts(url: str, names: np.ndarray) -> tuple[np.ndarray, Examples]:
     """Which of the parts with these names (bytes [parts]) a folder holds, bool [parts], and what others it holds."""
     is_there, foreign = np.zeros(len(names), bool), Examples()
-    order = np.argsort(names)
-    found = (file.rsplit("/", 1)[-1].removesuffix(".parquet") for file in part_files(url))
-    while page := list(itertools.islice(found, _LISTED_AT_ONCE)):
-        name = np.array([text.encode() for text in page])
-        low, high = (np.searchsorted(names, name, side=side, sorter=order) for side in ("left", "right"))
-        is_ours = low < high
-        is_there[order[low[is_ours]]] = True
-        foreign.add([text for text, ours in zip(page, is_ours, strict=True) if not ours])
+    for files, place in _placed(url, names, folder="parts"):
+        is_there[place[place >= 0]] = True
+        foreign.add([_name_of(file) for file, at in zip(files, place, strict=True) if at < 0])
     return is_there, foreign
 
 
-def part_files(url: str) -> Iterator[str]:
-    """URLs of all parts that a folder holds, committed or not, in no order."""
-    files = (file for file, _ in storage.iter_stamps(storage.join(url, "parts")))
+def part_files(url: str, *, folder: Folder = "parts") -> Iterator[str]:
+    """URLs of the files of all parts that a corpus folder holds, committed or not, in no order."""
+    files = (file for file, _ in storage.iter_stamps(storage.join(url, folder)))
     return (file for file in files if file.endswith(".parquet"))
+
+
+def remove_parts(url: str, *, keep: np.ndarray) -> None:
+    """Delete the files of all parts but those with these names (bytes [parts]). A part goes before its quarantine."""
+    for folder in get_args(Folder):
+        gone = [
+            file
+            for files, place in _placed(url, keep, folder=folder)
+            for file, at in zip(files, place, strict=True)
+            if at < 0
+        ]
+        for _ in map_on_threads(storage.remove, gone, num_threads=NUM_READERS):
+            pass
+
+
+def _placed(url: str, names: np.ndarray, *, folder: Folder) -> Iterator[tuple[list[str], np.ndarray]]:
+    """The files of a folder page by page, with their places among ``names``: -1 for others."""
+    order, files = np.argsort(names), part_files(url, folder=folder)
+    while page := list(itertools.islice(files, _LISTED_AT_ONCE)):
+        name = np.array([_name_of(file).encode() for file in page])
+        low, high = (np.searchsorted(names, name, side=side, sorter=order) for side in ("left", "right"))
+        place = np.full(len(page), -1)
+        place[low < high] = order[low[low < high]]
+        yield page, place
+
+
+def _name_of(file: str) -> str:
+    return file.rsplit("/", 1)[-1].removesuffix(".parquet")
 
 
 def count_part(url: str, part: Part) -> PartCount:
@@ -92,11 +107,22 @@ class Tally:
 
     def add(self, count: PartCount) -> None:
         """Take in the count of a part; one that is known already changes nothing."""
-        place = count.start // self._parts.part_rows
-        assert self._parts[place].name == count.name, f"{count} is not of these parts"
+        place = self._parts.place(count.start)
+        assert self._parts.names[place] == count.name.encode(), f"{count} is not of these parts"
         if self.num_embedded[place] == _UNKNOWN:
             self.num_embedded[place] = count.num_embedded
             self.rejected.update(count.rejected)
+
+    def add_committed(self, meta: Mapping[str, Any]) -> None:
+        """Take in all parts of an earlier commit at once, if these parts hold them all and none was counted yet."""
+        order = np.argsort(self._parts.names)
+        names = np.array(meta["parts"], self._parts.names.dtype)
+        place = np.searchsorted(self._parts.names, names, sorter=order)
+        place = order[np.minimum(place, len(order) - 1)] if len(order) else place
+        if not len(order) or (self._parts.names[place] != names).any() or (self.num_embedded[place] != _UNKNOWN).any():
+            return
+        self.num_embedded[place] = meta["part_embedded"]
+        self.rejected.update(meta["rejected"])
 
     @property
     def unknown(self) -> Parts:

@@ -188,6 +188,13 @@ def writing(url: str) -> Iterator[IO[bytes]]:
         filesystem.put_file(str(local_path), path)
 
 
+def remove(url: str) -> None:
+    """Remove one object; it is no error if it is gone already."""
+    filesystem, path = _resolve(url)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm_file(path)
+
+
 def remove_drafts(url: str) -> None:
     """Remove what killed writers have left in a local folder. A writer that still lives there fails."""
     filesystem, path = _resolve(url)

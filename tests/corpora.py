@@ -10,9 +10,9 @@ from pipelines import storage
 from pipelines.columns import Column
 from pipelines.corpus import commit
 from pipelines.manifest import MANIFEST_SCHEMA, sample_uid, save_manifest
-from pipelines.part_files import Tally, count_parts
+from pipelines.part_files import Tally, count_parts, missing_parts
 from pipelines.part_plan import plan_parts
-from pipelines.parts import CorpusSpec, part_bytes, quarantine_bytes
+from pipelines.parts import CorpusSpec, Written, part_bytes, quarantine_bytes
 
 DIM = 8
 VECTOR = Column(name="vector", shape=(DIM,))
@@ -22,20 +22,20 @@ WIDE = (VECTOR, PATCHES, KEPT)
 REJECTED_EVERY = 5
 
 
-def make_manifest(num_rows):
+def make_manifest(num_rows, *, changed=-1, shard_rows=1000):
+    """``shard_rows`` samples a shard; the video of the row ``changed`` is another one."""
     rows = [
         dict.fromkeys(MANIFEST_SCHEMA.names)
-        | {"uid": sample_uid("a.tar", f"{i:04d}"), "shard": "a.tar", "key": f"{i:04d}", "video_id": f"video{i}"}
+        | {"shard": f"{i // shard_rows}.tar", "key": f"{i:04d}", "video_id": f"video{i}"}
+        | {"uid": sample_uid(f"{i // shard_rows}.tar", f"{i:04d}"), "sha256": "b" if i == changed else "a"}
         for i in range(num_rows)
     ]
     table = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
     return save_manifest(f"memory://{uuid.uuid4().hex}", table)
 
 
-def make_spec(manifest, **changes):
-    spec = CorpusSpec(
-        model_id="m" * 16, manifest_digest=manifest.digest, preprocess_digest="p", columns=(VECTOR,), part_rows=4
-    )
+def make_spec(**changes):
+    spec = CorpusSpec(model_id="m" * 16, preprocess_digest="p", columns=(VECTOR,), part_rows=4)
     return dataclasses.replace(spec, **changes)
 
 
@@ -59,13 +59,17 @@ def write_part(url, spec, manifest, part):
     ok = rows % REJECTED_EVERY != 0
     why = {name: [name] * int((~ok).sum()) for name in ("stage", "reason", "detail")}
     values = {column.name: values_for(column, rows[ok]) for column in spec.columns}
-    storage.write_bytes(part.quarantine_url(url), quarantine_bytes(spec, manifest.table.take(rows[~ok]), why))
-    storage.write_bytes(part.url(url), part_bytes(spec, manifest.table.take(rows[ok]), values))
+    written = Written(manifest_digest=manifest.digest)
+    storage.write_bytes(
+        part.quarantine_url(url), quarantine_bytes(spec, manifest.table.take(rows[~ok]), why, written=written)
+    )
+    storage.write_bytes(part.url(url), part_bytes(spec, manifest.table.take(rows[ok]), values, written=written))
 
 
 def write_corpus(url, spec, manifest):
-    parts = plan_parts(manifest, spec.model_id, part_rows=spec.part_rows)
-    for part in parts:
+    parts = plan_parts(manifest, spec.digest, part_rows=spec.part_rows)
+    for part in missing_parts(url, parts):
         write_part(url, spec, manifest, part)
-    commit(url, spec=spec, parts=parts, counts=Tally(parts, count_parts(url, parts)), lineage={"model": "somewhere"})
+    counts, written = Tally(parts, count_parts(url, parts)), Written(manifest_digest=manifest.digest)
+    commit(url, spec=spec, parts=parts, counts=counts, written=written, lineage={"model": "somewhere"})
     return parts

@@ -22,7 +22,7 @@ from pipelines.corpus import commit
 from pipelines.manifest import MANIFEST_SCHEMA, Manifest, sample_uid, save_manifest
 from pipelines.part_files import Tally, count_parts
 from pipelines.part_plan import plan_parts
-from pipelines.parts import CorpusSpec, part_bytes, quarantine_bytes
+from pipelines.parts import CorpusSpec, Written, part_bytes, quarantine_bytes
 from pipelines.synthetic import encode
 
 PREPROCESS = Preprocess(num_frames=3, size=32)
@@ -143,27 +143,33 @@ def write_corpus(
     values = {"vector": vector_BD} | dict(further or {})
     spec = CorpusSpec(
         model_id=model_id,
-        manifest_digest=manifest.digest,
         preprocess_digest="any",
         columns=tuple(Column(name=name, shape=value.shape[1:]) for name, value in values.items()),
         dtype="float32",
         part_rows=4,
     )
-    parts = plan_parts(manifest, model_id, part_rows=spec.part_rows)
+    parts, written = (
+        plan_parts(manifest, spec.digest, part_rows=spec.part_rows),
+        Written(manifest_digest=manifest.digest),
+    )
     for part in parts:
         ok = [row for row in range(part.start, part.stop) if row not in rejected]
         bad = [row for row in range(part.start, part.stop) if row in rejected]
         why = {"stage": ["read"] * len(bad), "reason": ["short_read"] * len(bad), "detail": [""] * len(bad)}
         files = {
-            part.quarantine_url(url): quarantine_bytes(spec, manifest.table.take(pa.array(bad, pa.int64())), why),
+            part.quarantine_url(url): quarantine_bytes(
+                spec, manifest.table.take(pa.array(bad, pa.int64())), why, written=written
+            ),
             part.url(url): part_bytes(
                 spec,
                 manifest.table.take(pa.array(ok, pa.int64())),
                 {name: value[ok] for name, value in values.items()},
+                written=written,
             ),
         }
         for file, data in files.items():
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_bytes(data)
     lineage = {"manifest": manifest.root, "model": model}
-    commit(url, spec=spec, parts=parts, counts=Tally(parts, count_parts(url, parts)), lineage=lineage)
+    counts = Tally(parts, count_parts(url, parts))
+    commit(url, spec=spec, parts=parts, counts=counts, written=written, lineage=lineage)

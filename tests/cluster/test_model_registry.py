@@ -7,7 +7,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from cluster.tracking import TrackerSpec, open_tracker, resolve_model_uri
+from cluster.logged_models import resolve_model_uri
+from cluster.tracking import TrackerSpec, open_tracker
 from fpig_core.backbone import tokenize
 from fpig_core.bundle import bundle_id, load_bundle
 

@@ -7,10 +7,11 @@ import time
 import pytest
 from mlflow import MlflowClient
 
+from cluster.logged_models import resolve_model_uri
 from cluster.mlflow_sink import MlflowSink, patience
 from cluster.redact import redact
 from cluster.spool import Spool
-from cluster.tracking import MlflowTracker, TrackerSpec, clean_key, flatten, open_tracker, resolve_model_uri
+from cluster.tracking import MlflowTracker, TrackerSpec, clean_key, flatten, open_tracker
 from fpig_core.bundle import bundle_id
 from tests.cluster.mlflow_server import Server, wait_until
 

@@ -1,6 +1,7 @@
 """A training on nodes that ``ray start`` made: it grows, is stopped, loses a node after a notice, and its driver."""
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -12,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
-from ray.util.state import list_nodes
 
 from cluster.checkpoints import Checkpoint
 from tests.chaos import ALONE, ELASTIC, Training, require_planned, require_same, write_world
@@ -32,11 +32,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def head(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHead]:
-    """A head with a CPU for decoding; this process has the token too."""
+def head(folder: Path) -> Iterator[RayHead]:
+    """A head with a CPU for decoding."""
     with ray_head(folder, num_cpus=1, more_env=MORE_ENV) as cluster:
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-            monkeypatch.setenv(name, cluster.env[name])
         yield cluster
 
 
@@ -45,7 +43,9 @@ class Submitted(Training):
 
     def __init__(self, head: RayHead, world: Path, run: str, *options: str):
         super().__init__(world, run, *options)
-        self.head, self.client, self.job = head, JobSubmissionClient(head.dashboard), ""
+        token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+        self.client = JobSubmissionClient(head.dashboard, headers={"Authorization": f"Bearer {token}"})
+        self.head, self.job = head, ""
 
     def submit(self) -> None:
         line = shlex.join(["python", "-m", "jobs.train", *self.arguments])
@@ -75,16 +75,22 @@ class Submitted(Training):
                 return process
         raise AssertionError("the job has no process")
 
+    def ray(self, *words: str) -> str:
+        done = subprocess.run(
+            [str(BIN / "ray"), *words], env=self.head.env, check=True, timeout=100, capture_output=True
+        )
+        return done.stdout.decode()
+
     def nodes(self) -> set[str]:
         """Ids of the nodes that are alive."""
-        alive = list_nodes(self.head.dashboard, filters=[("state", "=", "ALIVE")])
-        return {node.node_id for node in alive}  # pyright: ignore[reportAttributeAccessIssue]
+        told = self.ray("list", "nodes", "--address", self.head.dashboard, "--format", "json")
+        return {node["node_id"] for node in json.loads(told) if node["state"] == "ALIVE"}
 
     def announce_loss(self, node: str) -> None:
         """What a cloud's notice becomes: this node will be gone in a minute."""
-        words = ["drain-node", "--address", self.head.address, "--node-id", node, "--deadline-remaining-seconds", "60"]
-        words += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-        subprocess.run([str(BIN / "ray"), *words], env=self.head.env, check=True, timeout=100)
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        where = ["--address", self.head.address, "--node-id", node]
+        self.ray("drain-node", *where, *reason, "--deadline-remaining-seconds", "60")
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ import pytest
 from pipelines import parts as parts_module
 from pipelines import storage
 from pipelines.columns import Column
-from pipelines.corpus import read_columns, read_committed, read_corpus, require_same
-from pipelines.part_files import missing_parts
+from pipelines.corpus import commit, read_columns, read_committed, read_corpus, read_quarantine, require_same
+from pipelines.part_files import Tally, count_parts, missing_parts, remove_parts
 from pipelines.part_plan import plan_parts
-from pipelines.parts import part_bytes, read_table
+from pipelines.parts import Written, part_bytes, read_table
 from pipelines.verify import verify_corpus
 from tests.corpora import (
     DIM,
@@ -45,16 +45,9 @@ def test_a_plan_covers_every_row_once_in_order(num_rows):
     assert len({part.name for part in parts}) == len(parts)
 
 
-def test_names_depend_on_the_model_and_the_samples_alone(manifest):
-    names = [part.name for part in plan_parts(manifest, "m", part_rows=4)]
-    assert names == [part.name for part in plan_parts(make_manifest(10), "m", part_rows=4)]
-    assert not set(names) & {part.name for part in plan_parts(manifest, "other", part_rows=4)}
-    assert names[:2] == [part.name for part in plan_parts(make_manifest(9), "m", part_rows=4)][:2]
-
-
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_corpus_reads_back_in_manifest_order(manifest, tmp_path, dtype):
-    url, spec = str(tmp_path), make_spec(manifest, dtype=dtype)
+    url, spec = str(tmp_path), make_spec(dtype=dtype)
     write_corpus(url, spec, manifest)
     kept = [row for row in range(10) if row % REJECTED_EVERY]
     corpus = read_corpus(url)
@@ -70,7 +63,7 @@ def test_a_corpus_reads_back_in_manifest_order(manifest, tmp_path, dtype):
 def test_columns_of_any_shape_read_back_as_they_are_stored(manifest, tmp_path, monkeypatch, dtype, group_bytes):
     """However a part is cut into row groups, and whether it is fetched at once or in ranges."""
     monkeypatch.setattr(parts_module, "GROUP_BYTES", group_bytes)
-    url, spec = str(tmp_path), make_spec(manifest, dtype=dtype, columns=WIDE)
+    url, spec = str(tmp_path), make_spec(dtype=dtype, columns=WIDE)
     write_corpus(url, spec, manifest)
     kept = np.array([row for row in range(10) if row % REJECTED_EVERY])
     for rows in (None, np.array([6, 0, 7, 0]), np.array([], np.int64)):
@@ -84,7 +77,7 @@ def test_columns_of_any_shape_read_back_as_they_are_stored(manifest, tmp_path, m
 
 
 def test_only_the_parts_that_hold_the_rows_are_read(manifest, tmp_path):
-    url, spec = str(tmp_path), make_spec(manifest, columns=WIDE)
+    url, spec = str(tmp_path), make_spec(columns=WIDE)
     parts = write_corpus(url, spec, manifest)
     Path(parts[0].url(url)).unlink()
     assert len(read_columns(url, ["patch_vectors"], rows=np.array([3, 4]))["patch_vectors"]) == 2
@@ -93,7 +86,7 @@ def test_only_the_parts_that_hold_the_rows_are_read(manifest, tmp_path):
 
 
 def test_columns_that_are_not_there_are_refused(manifest, tmp_path):
-    url, spec = str(tmp_path), make_spec(manifest, columns=WIDE)
+    url, spec = str(tmp_path), make_spec(columns=WIDE)
     parts = write_corpus(url, spec, manifest)
     with pytest.raises(ValueError, match=r"no column 'frame_vectors', only vector float\[8\], .* --extra-columns"):
         read_columns(url, ["frame_vectors"])
@@ -102,7 +95,8 @@ def test_columns_that_are_not_there_are_refused(manifest, tmp_path):
     with pytest.raises(ValueError, match=r"wanted 0…7"):
         read_columns(url, ["vector"], rows=np.array([8]))
     short = {column.name: values_for(column, [1, 2]) for column in WIDE}
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, manifest.table.slice(1, 2), short))
+    written = Written(manifest_digest=manifest.digest)
+    storage.write_bytes(parts[0].url(url), part_bytes(spec, manifest.table.slice(1, 2), short, written=written))
     with pytest.raises(ValueError, match="not as long as it was"):
         read_columns(url, ["vector"])
 
@@ -118,11 +112,11 @@ def test_columns_that_are_not_there_are_refused(manifest, tmp_path):
 )
 def test_a_spec_that_cannot_be_is_refused(manifest, change, message):
     with pytest.raises(ValueError, match=message):
-        make_spec(manifest, **change)
+        make_spec(**change)
 
 
 def test_parts_stay_plain_parquet(manifest, tmp_path):
-    spec = make_spec(manifest, columns=WIDE)
+    spec = make_spec(columns=WIDE)
     parts = write_corpus(str(tmp_path), spec, manifest)
     table = read_table(parts[0].url(str(tmp_path)))
     assert table.column_names == ["uid", "video_id", "shard", "key", "vector", "patch_vectors", "selected_tokens"]
@@ -136,8 +130,8 @@ def test_parts_stay_plain_parquet(manifest, tmp_path):
 
 
 def test_a_corpus_in_a_bucket_is_the_same(manifest, s3_server):
-    url, spec = f"{s3_server}/corpora/test", make_spec(manifest)
-    parts = plan_parts(manifest, spec.model_id, part_rows=4)
+    url, spec = f"{s3_server}/corpora/test", make_spec()
+    parts = plan_parts(manifest, spec.digest, part_rows=4)
     assert list(missing_parts(url, parts)) == list(parts)
     write_corpus(url, spec, manifest)
     assert list(missing_parts(url, parts)) == []
@@ -147,21 +141,19 @@ def test_a_corpus_in_a_bucket_is_the_same(manifest, s3_server):
 
 def test_an_empty_manifest_gives_an_empty_corpus(tmp_path):
     manifest = make_manifest(0)
-    write_corpus(str(tmp_path), make_spec(manifest), manifest)
+    write_corpus(str(tmp_path), make_spec(), manifest)
     assert verify_corpus(str(tmp_path), manifest).problems == ()
     assert read_corpus(str(tmp_path)).vectors.shape == (0, DIM)
 
 
 def test_what_is_missing_is_what_was_not_written(manifest, tmp_path):
-    url, spec = str(tmp_path), make_spec(manifest)
-    parts = plan_parts(manifest, spec.model_id, part_rows=4)
+    url, spec = str(tmp_path), make_spec()
+    parts = plan_parts(manifest, spec.digest, part_rows=4)
     assert list(missing_parts(url, parts)) == list(parts)
     write_part(url, spec, manifest, parts[1])
     assert list(missing_parts(url, parts)) == [parts[0], parts[2]]
     with pytest.raises(ValueError, match="unfinished corpus of 1 parts"):
         read_committed(url)
-    with pytest.raises(ValueError, match="not of this corpus"):
-        missing_parts(url, plan_parts(manifest, "other", part_rows=4))
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -169,7 +161,6 @@ def test_what_is_missing_is_what_was_not_written(manifest, tmp_path):
     "change",
     [
         {"model_id": "other"},
-        {"manifest_digest": "other"},
         {"part_rows": 5},
         {"dtype": "float32"},
         {"precision": "bf16"},
@@ -178,19 +169,105 @@ def test_what_is_missing_is_what_was_not_written(manifest, tmp_path):
     ],
 )
 def test_another_kind_of_corpus_is_refused(manifest, tmp_path, change, committed):
-    url, spec = str(tmp_path), make_spec(manifest)
+    url, spec = str(tmp_path), make_spec()
     require_same(url, spec)
     if committed:
         write_corpus(url, spec, manifest)
     else:
-        write_part(url, spec, manifest, plan_parts(manifest, spec.model_id, part_rows=4)[0])
+        write_part(url, spec, manifest, plan_parts(manifest, spec.digest, part_rows=4)[0])
     require_same(url, spec)
     with pytest.raises(ValueError, match=rf"{next(iter(change))}=.*this request has"):
-        require_same(url, make_spec(manifest, **change))
+        require_same(url, make_spec(**change))
+
+
+def test_a_grown_manifest_needs_its_new_shards_alone(tmp_path):
+    """The old corpus can be read until the new one is committed; then both kinds of parts tell who wrote them."""
+    url, spec = str(tmp_path), make_spec()
+    small, large = make_manifest(10, shard_rows=5), make_manifest(17, shard_rows=5)
+    first = write_corpus(url, spec, small)
+    before = read_committed(url)
+    parts = plan_parts(large, spec.digest, part_rows=4)
+    missing = missing_parts(url, parts)
+    assert [row for part in missing for row in range(part.start, part.stop)] == list(range(10, 17))
+    write_part(url, spec, large, missing[0])
+    assert len(read_corpus(url).uids) == 8
+    write_corpus(url, spec, large)
+    assert read_corpus(url).uids[:8] == [small.table.column("uid")[row].as_py() for row in range(10) if row % 5]
+    after = read_committed(url)
+    assert after["parts"][: len(first)] == before["parts"]
+    assert [each["parts_digest"] for each in after["previous"]] == [before["parts_digest"]]
+    report = verify_corpus(url, large)
+    assert (report.problems, report.num_left_over) == ((), 0)
+    assert report.manifests == {small.digest: 4, large.digest: 3}
+
+
+def test_a_second_commit_of_the_same_corpus_leaves_the_first(manifest, tmp_path):
+    write_corpus(str(tmp_path), make_spec(), manifest)
+    before = (tmp_path / "_COMMITTED.json").read_bytes()
+    parts = plan_parts(manifest, make_spec().digest, part_rows=4)
+    late = {"parts": parts, "counts": Tally(parts, count_parts(str(tmp_path), parts)), "lineage": {"model": "late"}}
+    meta = commit(str(tmp_path), spec=make_spec(), written=Written(manifest_digest=manifest.digest), **late)
+    assert meta["model"] == "somewhere"
+    assert (tmp_path / "_COMMITTED.json").read_bytes() == before
+
+
+def test_counts_of_an_earlier_commit_are_taken_only_as_a_whole(tmp_path):
+    small, large = make_manifest(10, shard_rows=5), make_manifest(17, shard_rows=5)
+    write_corpus(str(tmp_path), make_spec(), small)
+    meta = read_committed(str(tmp_path))
+    parts = plan_parts(large, make_spec().digest, part_rows=4)
+    tally = Tally(parts)
+    tally.add_committed(meta)
+    assert [part.start for part in tally.unknown] == [10, 14, 15]
+    assert tally.rejected.total() == 2
+    for other in (parts.where(parts.starts > 0), parts.where(parts.starts < 0)):
+        tally = Tally(other)
+        tally.add_committed(meta)
+        assert len(tally.unknown) == len(other)
+
+
+def test_what_left_the_corpus_is_deleted_and_nothing_else(manifest, tmp_path):
+    url, spec = str(tmp_path), make_spec()
+    parts = write_corpus(url, spec, manifest)
+    names = [f"{part.name}.parquet" for part in parts]
+    for folder in ("parts", "quarantine"):
+        storage.write_bytes(f"{url}/{folder}/stray.parquet", b"")
+    remove_parts(url, keep=parts.names)
+    remove_parts(url, keep=parts.names)
+    assert {
+        folder: sorted(file.name for file in (tmp_path / folder).iterdir()) for folder in ("parts", "quarantine")
+    } == {folder: sorted(names) for folder in ("parts", "quarantine")}
+    assert verify_corpus(url, manifest).problems == ()
+
+
+def test_rejected_samples_are_those_of_the_commit(manifest, tmp_path):
+    write_corpus(str(tmp_path), make_spec(), manifest)
+    storage.write_bytes(str(tmp_path / "quarantine" / "stray.parquet"), b"no Parquet at all")
+    rejected = read_quarantine(str(tmp_path))
+    assert rejected.column("key").to_pylist() == ["0000", "0005"]
+    assert rejected.column_names == ["uid", "shard", "key", "stage", "reason", "detail"]
+
+
+@pytest.mark.parametrize("columns", [(VECTOR,), WIDE])
+def test_int8_gives_vectors_back_with_their_lengths(manifest, tmp_path, columns):
+    url, spec = str(tmp_path), make_spec(dtype="int8", columns=columns)
+    parts = write_corpus(url, spec, manifest)
+    kept = [row for row in range(10) if row % REJECTED_EVERY]
+    found, wanted = read_corpus(url).vectors, vectors_for(kept)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert ((found * wanted).sum(axis=1) > 0.9999).all()
+    table = read_table(parts[0].url(url))
+    assert table.schema.field("vector").type == pa.list_(pa.int8(), DIM)
+    assert table.schema.field("vector_scale").type == pa.float32()
+    for column in columns[1:]:
+        values = read_columns(url, [column.name])[column.name]
+        assert values.dtype == (np.float32 if column.kind == "float" else np.int32)
+        np.testing.assert_allclose(values, values_for(column, kept), atol=0.005)
+    assert verify_corpus(url, manifest).problems == ()
 
 
 def test_an_edited_commit_is_refused(manifest, tmp_path):
-    write_corpus(str(tmp_path), make_spec(manifest), manifest)
+    write_corpus(str(tmp_path), make_spec(), manifest)
     marker = tmp_path / "_COMMITTED.json"
     meta = json.loads(marker.read_text())
     marker.write_text(json.dumps(meta | {"parts": meta["parts"][1:]}))

@@ -28,7 +28,7 @@ def corpus(tmp_path_factory):
 def parts(request, tmp_path_factory):
     """A corpus in either dtype, and with columns beside the vector."""
     url, manifest = str(tmp_path_factory.mktemp("parts")), corpora.make_manifest(10)
-    corpora.write_corpus(url, corpora.make_spec(manifest, dtype=request.param, columns=corpora.WIDE), manifest)
+    corpora.write_corpus(url, corpora.make_spec(dtype=request.param, columns=corpora.WIDE), manifest)
     return url
 
 

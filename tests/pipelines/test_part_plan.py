@@ -1,4 +1,5 @@
-"""Parts held as arrays are those of a slow walk over all rows, however the manifest is cut into row groups."""
+"""Parts held as arrays are those of a slow walk over all rows, however the manifest is cut into row groups; their names
+tell what they hold and not where it stands."""
 
 import uuid
 
@@ -15,34 +16,97 @@ from pipelines.part_plan import Part, part_name, plan_parts
 from pipelines.verify import repeated_samples
 
 
-def make_manifest(names):
-    """One row for each (shard, key)."""
-    rows = [{"uid": sample_uid(*name), "shard": name[0], "key": name[1], "status": "ok"} for name in names]
+def make_manifest(names, **changes):
+    """One row for each (shard, key); ``changes`` are those of ``row_of`` by key."""
+    rows = [row_of(name) | changes.get(name[1], {}) for name in names]
     return save_manifest(f"memory://{uuid.uuid4().hex}", pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
+
+
+def row_of(name):
+    """Some have no digest, some are segments, some have nulls."""
+    number = int(name[1][3:] or 0)
+    return {
+        "uid": sample_uid(*name),
+        "shard": name[0],
+        "key": name[1],
+        "video_id": f"vidéo{number}",
+        "video_suffix": "mp4",
+        "start_s": number / 3 if number % 4 == 0 else None,
+        "video_offset": 512 * number,
+        "video_bytes": number if number % 5 else None,
+        "sha256": f"{number:064x}" if number % 3 else "",
+        "status": "ok",
+    }
 
 
 NAMES = [(f"{number // 6}.tar", f"kéy{number}") for number in range(23)]
 
 
-@pytest.mark.parametrize("part_rows", [1, 4, 7, 23, 50])
+def cut_slowly(rows, part_rows):
+    """Numbers of rows [start, stop): a part ends when it is full and where its shard does."""
+    start = 0
+    for row in range(1, len(rows) + 1):
+        if row == len(rows) or row - start == part_rows or rows[row]["shard"] != rows[start]["shard"]:
+            yield start, row
+            start = row
+
+
+@pytest.mark.parametrize("part_rows", [1, 4, 5, 6, 50])
 @pytest.mark.parametrize("group_rows", [1, 5, 1000])
 def test_parts_are_those_of_a_walk_over_all_rows(monkeypatch, group_rows, part_rows):
     monkeypatch.setattr(manifest_file, "GROUP_ROWS", group_rows)
     manifest = make_manifest(NAMES)
-    uids = [sample_uid(*name) for name in NAMES]
+    rows = manifest.table.to_pylist()
     wanted = [
-        Part(name=part_name("model", uids[start : start + part_rows]), start=start, stop=min(start + part_rows, 23))
-        for start in range(0, 23, part_rows)
+        Part(name=part_name("corpus", rows[start:stop]), start=start, stop=stop)
+        for start, stop in cut_slowly(rows, part_rows)
     ]
-    parts = plan_parts(manifest, "model", part_rows=part_rows)
+    parts = plan_parts(manifest, "corpus", part_rows=part_rows)
     assert list(parts) == wanted
     chosen = parts.where(np.arange(len(parts)) % 2 == 0)
-    rows = [row for part in wanted[::2] for row in range(part.start, part.stop)]
-    assert chosen.num_samples == len(rows)
-    assert chosen.rows(np.arange(len(rows))).tolist() == rows
-    assert [chosen.at(row) for row in range(23)] == [
-        next((part for part in wanted[::2] if part.start == row), None) for row in range(23)
+    assert chosen.num_samples == sum(map(len, wanted[::2]))
+    assert [chosen.place(row) for row in range(23)] == [
+        next((place for place, part in enumerate(wanted[::2]) if part.start == row), -1) for row in range(23)
     ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_batches_are_those_of_a_walk_over_all_parts(batch_size):
+    parts = plan_parts(make_manifest(NAMES), "corpus", part_rows=4).where(np.arange(8) % 3 != 1)
+    wanted = [
+        (part, range(start, min(start + batch_size, part.stop)))
+        for part in parts
+        for start in range(part.start, part.stop, batch_size)
+    ]
+    assert [parts.batch(number, batch_size) for number in range(parts.num_batches(batch_size))] == wanted
+
+
+def test_names_tell_what_parts_hold_and_not_where_it_stands():
+    names = [part.name for part in plan_parts(make_manifest(NAMES), "corpus", part_rows=4)]
+    assert len(set(names)) == len(names) == 8
+    # A shard more in front, and one less behind: six rows are two parts.
+    more = [("+.tar", f"kéy{100 + number}") for number in range(3)]
+    grown = [part.name for part in plan_parts(make_manifest(more + NAMES[:18]), "corpus", part_rows=4)]
+    assert grown[1:] == names[:6]
+    assert not set(names) & {part.name for part in plan_parts(make_manifest(NAMES), "other", part_rows=4)}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "is_another"),
+    [
+        ("kéy1", {"sha256": "f" * 64}, True),
+        ("kéy1", {"video_offset": 7}, False),  # the same bytes at another place
+        ("kéy1", {"captions": ["other"]}, False),
+        ("kéy0", {"video_offset": 7}, True),  # nothing else tells that they are the same
+        ("kéy0", {"start_s": 1e-9}, True),
+        ("kéy1", {"end_s": 0.0}, True),
+        ("kéy1", {"video_id": "other"}, True),
+        ("kéy1", {"status": "no_video"}, True),
+    ],
+)
+def test_a_replaced_sample_makes_another_part(key, change, is_another):
+    before, after = (plan_parts(make_manifest(NAMES, **changes), "corpus") for changes in ({}, {key: change}))
+    assert (before.names != after.names).tolist() == [is_another, False, False, False]
 
 
 def test_parts_are_found_page_by_page(monkeypatch, tmp_path):

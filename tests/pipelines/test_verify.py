@@ -10,9 +10,11 @@ import pytest
 
 from pipelines import storage
 from pipelines.columns import Column
-from pipelines.parts import part_bytes, read_table
+from pipelines.parts import Written, part_bytes, read_table
 from pipelines.verify import verify_corpus
 from tests.corpora import DIM, WIDE, make_manifest, make_spec, values_for, vectors_for, write_corpus
+
+WRITTEN = Written(manifest_digest="some", code_revision="some", mlflow_run_id="some")
 
 
 @pytest.fixture
@@ -21,44 +23,53 @@ def manifest():
 
 
 def test_a_sound_corpus_is_verified(manifest, tmp_path):
-    write_corpus(str(tmp_path), make_spec(manifest), manifest)
+    write_corpus(str(tmp_path), make_spec(), manifest)
     report = verify_corpus(str(tmp_path), manifest)
     assert report.problems == ()
     assert (report.num_samples, report.num_embedded, report.num_rejected) == (10, 8, 2)
+    assert (report.manifests, report.num_left_over) == ({manifest.digest: 3}, 0)
+
+
+def put(file, spec, sample, vectors):
+    storage.write_bytes(file, part_bytes(spec, sample, {"vector": vectors}, written=WRITTEN))
 
 
 def _damage_nan(url, spec, manifest, parts):
     sample = manifest.table.slice(1, 3)
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, sample, {"vector": np.full((3, DIM), np.nan)}))
+    put(parts[0].url(url), spec, sample, np.full((3, DIM), np.nan))
 
 
 def _damage_norm(url, spec, manifest, parts):
     sample = manifest.table.slice(1, 3)
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, sample, {"vector": 2 * vectors_for([1, 2, 3])}))
+    put(parts[0].url(url), spec, sample, 2 * vectors_for([1, 2, 3]))
 
 
 def _damage_lost_row(url, spec, manifest, parts):
     sample = manifest.table.slice(1, 2)
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, sample, {"vector": vectors_for([1, 2])}))
+    put(parts[0].url(url), spec, sample, vectors_for([1, 2]))
 
 
 def _damage_twice(url, spec, manifest, parts):
     sample = manifest.table.slice(0, 4)
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, sample, {"vector": vectors_for([0, 1, 2, 3])}))
+    put(parts[0].url(url), spec, sample, vectors_for([0, 1, 2, 3]))
 
 
 def _damage_missing(url, spec, manifest, parts):
     Path(parts[1].url(url)).unlink()
 
 
-def _damage_foreign(url, spec, manifest, parts):
-    storage.write_bytes(storage.join(url, "parts", "stray.parquet"), storage.read_bytes(parts[0].url(url)))
+def _damage_lineage(url, spec, manifest, parts):
+    file = parts[0].url(url)
+    table = read_table(file)
+    kept = {name: value for name, value in table.schema.metadata.items() if name != b"fpig.code_revision"}
+    pq.write_table(table.replace_schema_metadata(kept), file)
 
 
 def _damage_metadata(url, spec, manifest, parts):
-    other = make_spec(manifest, model_id="other")
+    other = make_spec(model_id="other")
     storage.write_bytes(
-        parts[0].url(url), part_bytes(other, manifest.table.slice(1, 3), {"vector": vectors_for([1, 2, 3])})
+        parts[0].url(url),
+        part_bytes(other, manifest.table.slice(1, 3), {"vector": vectors_for([1, 2, 3])}, written=WRITTEN),
     )
 
 
@@ -85,9 +96,9 @@ def _damage_column(url, spec, manifest, parts):
 
 
 def _damage_width(url, spec, manifest, parts):
-    wide = make_spec(manifest, columns=(Column(name="vector", shape=(DIM + 1,)),))
+    wide = make_spec(columns=(Column(name="vector", shape=(DIM + 1,)),))
     vectors = {"vector": np.ones((3, DIM + 1))}
-    storage.write_bytes(parts[0].url(url), part_bytes(wide, manifest.table.slice(1, 3), vectors))
+    storage.write_bytes(parts[0].url(url), part_bytes(wide, manifest.table.slice(1, 3), vectors, written=WRITTEN))
 
 
 def _damage_null(url, spec, manifest, parts):
@@ -107,7 +118,7 @@ def _damage_column_nan(url, spec, manifest, parts):
     rows = np.arange(1, 4)
     values = {column.name: values_for(column, rows) for column in spec.columns}
     values["patch_vectors"][2, 1, 1, 3] = np.nan
-    storage.write_bytes(parts[0].url(url), part_bytes(spec, manifest.table.take(rows), values))
+    storage.write_bytes(parts[0].url(url), part_bytes(spec, manifest.table.take(rows), values, written=WRITTEN))
 
 
 def _damage_inner_null(url, spec, manifest, parts):
@@ -135,7 +146,7 @@ def _damage_commit(url, spec, manifest, parts):
     ],
 )
 def test_damage_of_further_columns_is_found(manifest, tmp_path, damage, message):
-    url, spec = str(tmp_path), make_spec(manifest, columns=WIDE)
+    url, spec = str(tmp_path), make_spec(columns=WIDE)
     damage(url, spec, manifest, write_corpus(url, spec, manifest))
     assert any(message in problem for problem in verify_corpus(url, manifest).problems)
 
@@ -154,17 +165,42 @@ def test_damage_of_further_columns_is_found(manifest, tmp_path, damage, message)
         (_damage_lost_row, "neither embedded nor rejected"),
         (_damage_twice, "more than once"),
         (_damage_missing, "is missing"),
-        (_damage_foreign, "not in the commit"),
+        (_damage_lineage, "does not tell its code_revision"),
         (_damage_metadata, "carries model_id='other'"),
     ],
 )
 def test_damage_is_found(manifest, tmp_path, damage, message):
-    url, spec = str(tmp_path), make_spec(manifest)
+    url, spec = str(tmp_path), make_spec()
     damage(url, spec, manifest, write_corpus(url, spec, manifest))
     assert any(message in problem for problem in verify_corpus(url, manifest).problems)
 
 
 def test_another_manifest_is_found(manifest, tmp_path):
-    write_corpus(str(tmp_path), make_spec(manifest), manifest)
+    write_corpus(str(tmp_path), make_spec(), manifest)
     problems = verify_corpus(str(tmp_path), make_manifest(12)).problems
     assert any("the corpus is of manifest" in problem for problem in problems)
+
+
+def test_what_the_commit_leaves_out_is_counted_and_no_damage(manifest, tmp_path):
+    parts = write_corpus(str(tmp_path), make_spec(), manifest)
+    storage.write_bytes(str(tmp_path / "parts" / "stray.parquet"), storage.read_bytes(parts[0].url(str(tmp_path))))
+    report = verify_corpus(str(tmp_path), manifest)
+    assert (report.problems, report.num_left_over) == ((), 1)
+
+
+def test_a_video_that_was_replaced_since_is_found(tmp_path):
+    """The manifest was made anew, and even its digest is told of the corpus: the name of the part is another one."""
+    before, after = make_manifest(10), make_manifest(10, changed=5)
+    write_corpus(str(tmp_path), make_spec(), before)
+    marker = tmp_path / "_COMMITTED.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"manifest_digest": after.digest}))
+    assert any("is missing" in problem for problem in verify_corpus(str(tmp_path), after).problems)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_wrong_scales_and_lengths_are_found_in_every_dtype(manifest, tmp_path, dtype):
+    url, spec = str(tmp_path), make_spec(dtype=dtype)
+    parts = write_corpus(url, spec, manifest)
+    assert verify_corpus(url, manifest).problems == ()
+    _damage_norm(url, spec, manifest, parts)
+    assert any("norm is off 1" in problem for problem in verify_corpus(url, manifest).problems)
