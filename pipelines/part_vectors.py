@@ -13,16 +13,17 @@ from pipelines.parts import CorpusSpec, read_table, values_of
 
 
 def iter_vectors(corpus_url: str, corpus_meta: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """The vectors of one part after the other [rows, D], in the order and dtype of the corpus.
+    """The vectors of one part after the other [rows, D], in the order and dtype of the corpus; float32 of int8.
 
     Raises:
         ValueError: vectors with NaN or inf, or a part that is not as long as it was.
     """
-    column = CorpusSpec.from_meta(corpus_meta).column(VECTOR)
+    spec = CorpusSpec.from_meta(corpus_meta)
+    column, stored = spec.column(VECTOR), spec.stored_names(spec.column(VECTOR))
     parts = list(zip(corpus_meta["parts"], corpus_meta["part_embedded"], strict=True))
 
     def read(name: str) -> np.ndarray:
-        return values_of(read_table(storage.join(corpus_url, "parts", f"{name}.parquet"), columns=[VECTOR]), column)
+        return values_of(read_table(storage.join(corpus_url, "parts", f"{name}.parquet"), columns=stored), column)
 
     with ThreadPoolExecutor(NUM_READERS) as pool:
         for first in range(0, len(parts), NUM_READERS):

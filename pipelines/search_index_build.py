@@ -78,16 +78,16 @@ def build_index(
 
 
 def write_vectors(path: Path, corpus_url: str, corpus_meta: Mapping[str, Any]) -> np.ndarray:
-    """The vectors of a corpus as one NumPy file in the corpus's dtype -> that file, mapped into memory.
+    """The vectors of a corpus as one NumPy file in the dtype they are read in -> that file, mapped into memory.
 
     Raises:
         ValueError: vectors with NaN or inf, or a part that is not as long as it was.
     """
-    column = CorpusSpec.from_meta(corpus_meta).column(VECTOR)
-    dtype, num_rows = corpus_meta["dtype"], sum(corpus_meta["part_embedded"])
+    spec = CorpusSpec.from_meta(corpus_meta)
+    column, num_rows = spec.column(VECTOR), sum(corpus_meta["part_embedded"])
     if not num_rows:
         raise ValueError(f"the corpus at {corpus_url} holds no video: there is nothing to index")
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(num_rows, column.size))
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=spec.given(column), shape=(num_rows, column.size))
     start = 0
     for vector in iter_vectors(corpus_url, corpus_meta):
         out[start : start + len(vector)] = vector

@@ -14,6 +14,7 @@ from pipelines.columns import Column
 from pipelines.corpus import commit, read_columns, read_committed, read_corpus, read_quarantine, require_same
 from pipelines.part_files import Tally, count_parts, missing_parts, remove_parts
 from pipelines.part_plan import plan_parts
+from pipelines.part_vectors import iter_vectors
 from pipelines.parts import Written, part_bytes, read_table
 from pipelines.verify import verify_corpus
 from tests.corpora import (
@@ -256,6 +257,7 @@ def test_int8_gives_vectors_back_with_their_lengths(manifest, tmp_path, columns)
     found, wanted = read_corpus(url).vectors, vectors_for(kept)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert ((found * wanted).sum(axis=1) > 0.9999).all()
+    np.testing.assert_array_equal(np.concatenate(list(iter_vectors(url, read_committed(url)))), found)
     table = read_table(parts[0].url(url))
     assert table.schema.field("vector").type == pa.list_(pa.int8(), DIM)
     assert table.schema.field("vector_scale").type == pa.float32()
