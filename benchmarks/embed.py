@@ -84,14 +84,15 @@ def embedding(folder: Path, name: str, num_videos: tuple[int, int], *, repeats: 
 
 def scaling(folder: Path, *, num_videos: tuple[int, int], quick: bool) -> Result:
     """Two copies of a model beside one, from stored frames, so that the model is what takes the time."""
-    save_model(folder / "model", SCALED)
-    frames = [stored_frames(folder, SCALED, num) for num in num_videos]
+    name = "tiny" if quick else SCALED
+    save_model(folder / "model", name)
+    frames = [stored_frames(folder, name, num) for num in num_videos]
     one = EmbedSettings(part_rows=BATCH, batch_size=BATCH, num_actors=1, cpus_per_actor=1, cpus_per_decoder=0.5)
     sides: dict[str, list[float]] = {"one model": [], "two models": []}
     for _ in range(1 if quick else SCALED_REPEATS):
         sides["one model"].append(rate(folder, frames, one))
         sides["two models"].append(rate(folder, frames, dataclasses.replace(one, num_actors=2)))
-    return result(8, f"{SCALED}, 12 stored frames: videos/s of two models ÷ one", sides, "two models", "one model")
+    return result(8, f"{name}, 12 stored frames: videos/s of two models ÷ one", sides, "two models", "one model")
 
 
 def save_model(folder: Path, name: str) -> None:
