@@ -40,8 +40,10 @@ DRIVER = """
 import os, sys, ray
 from jobs import embed_corpus
 from tests.embed_faults import VARIABLES
-variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-hook = {"worker_process_setup_hook": "tests.embed_faults.install"} if variables else {}
+faults = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+hook = {"worker_process_setup_hook": "tests.embed_faults.install"} if faults else {}
+# The nodes are older than the store.
+variables = faults | {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 ray.init(os.environ["RAY_ADDRESS"], runtime_env={"env_vars": variables, **hook}, log_to_driver=False)
 embed_corpus.cli()
 """
