@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import ray
+import torch
 
 from pipelines import object_store
 from tests import servers
@@ -13,6 +14,9 @@ from tests.fault_proxy import FaultProxy, fault_proxy, through
 # A loaded machine is slow, not wrong; print_blob shows how to repeat a failing example.
 hypothesis.settings.register_profile("fpig", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("fpig")
+
+# Two threads that wait for each other take many times as long where other processes keep the cores busy.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
