@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 WATCH_S = 1.0
 
-
 OnReport = Callable[[GroupReport], None]
 
 

@@ -8,12 +8,7 @@ import torch
 
 from cluster.meter import LossError, Meter
 from tests.cluster.gloo import run_workers
-
-
-class Silent:
-    """A pulse that nobody listens to."""
-
-    def enter(self, stage: str, *, batch: int) -> None: ...
+from tests.cluster.pulses import Silent
 
 
 def block(rank: int, batch: int) -> dict:

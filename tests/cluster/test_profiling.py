@@ -8,12 +8,7 @@ import torch
 
 from cluster.meter import Meter
 from cluster.profiling import FOLDER, NUM_TRACED, NUM_WARMUP, trace_steps
-
-
-class Silent:
-    """A pulse that nobody listens to."""
-
-    def enter(self, stage: str, *, batch: int) -> None: ...
+from tests.cluster.pulses import Silent
 
 
 @pytest.mark.parametrize(("num_steps", "num_traced"), [(NUM_WARMUP + NUM_TRACED + 4, NUM_TRACED), (NUM_WARMUP + 2, 2)])
