@@ -1,7 +1,6 @@
 """What a search tells of videos beside their vectors: a table with a row a video, in the order of the corpus."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.filters import filterable
 from pipelines.manifest import Manifest
+from pipelines.ordered import map_on_threads
 from pipelines.part_files import NUM_READERS
 from pipelines.parts import read_table
 
@@ -45,11 +45,9 @@ def rows_of(manifest: Manifest, uids: Sequence[str] | pa.Array) -> pa.Table:
 
 def corpus_uids(url: str, meta: Mapping[str, Any]) -> pa.Array:
     """The uids of a corpus in its order, without its vectors."""
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        tables = pool.map(
-            lambda name: read_table(storage.join(url, "parts", f"{name}.parquet"), columns=["uid"]), meta["parts"]
-        )
-        return pa.concat_arrays([pa.array([], pa.string()), *(t.column("uid").combine_chunks() for t in tables)])
+    files = (storage.join(url, "parts", f"{name}.parquet") for name in meta["parts"])
+    tables = map_on_threads(lambda file: read_table(file, columns=["uid"]), files, num_threads=NUM_READERS)
+    return pa.concat_arrays([pa.array([], pa.string()), *(t.column("uid").combine_chunks() for t in tables)])
 
 
 def find_row(table: pa.Table, name: str) -> int:
