@@ -16,16 +16,16 @@ _AHEAD = 4
 
 
 def map_on_threads(
-    function: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, num_threads: int
+    function: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, num_threads: int, num_ahead: int = 0
 ) -> Generator[ResultT, None, None]:
-    """On threads of this process."""
+    """On threads of this process, ``num_ahead`` calls ahead: by default four a thread, fewer for large results."""
     with ThreadPoolExecutor(num_threads) as pool:
         try:
             yield from _in_turn(
                 lambda item: pool.submit(function, item),
                 items,
                 lambda future: future.result(),
-                num_ahead=_AHEAD * num_threads,
+                num_ahead=num_ahead or _AHEAD * num_threads,
             )
         finally:
             pool.shutdown(cancel_futures=True)
