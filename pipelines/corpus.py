@@ -185,17 +185,20 @@ def read_quarantine(url: str) -> pa.Table:
     return pa.concat_tables([empty, *(table.replace_schema_metadata() for table in tables)])
 
 
-def read_columns(url: str, names: Sequence[str], *, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def read_columns(
+    url: str, names: Sequence[str], *, rows: np.ndarray | None = None, meta: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """Columns of a complete corpus by name, [B, *shape], in manifest order.
 
     They are in the dtype that they are stored in; what is stored as int8 becomes float32.
 
-    ``rows``, places in that order, chooses videos; then only what holds them is read.
+    ``rows``, places in that order, chooses videos; then only what holds them is read. ``meta`` is what
+    ``read_committed`` told before, so that it need not be read again.
 
     Raises:
-        ValueError: the corpus is not complete, lacks a column, or a part is not as long as it was.
+        ValueError: the corpus is not complete, lacks a column, or a part is gone or not as long as it was.
     """
-    meta = read_committed(url)
+    meta = read_committed(url) if meta is None else meta
     spec = CorpusSpec.from_meta(meta)
     columns = [spec.column(name) for name in names]
     edges = np.concatenate([[0], np.cumsum(meta["part_embedded"], dtype=np.int64)])
@@ -209,7 +212,7 @@ def read_columns(url: str, names: Sequence[str], *, rows: np.ndarray | None = No
     def read(i: int) -> None:
         here = place[cuts[i] : cuts[i + 1]]
         file_url = storage.join(url, "parts", f"{meta['parts'][i]}.parquet")
-        with open_table(file_url) as file:
+        with _open_part(file_url) as file:
             if file.metadata.num_rows != edges[i + 1] - edges[i]:
                 raise ValueError(f"{file_url} is not as long as it was; run python -m jobs.verify_corpus")
             stored = [name for column in columns for name in spec.stored_names(column)]
@@ -218,6 +221,15 @@ def read_columns(url: str, names: Sequence[str], *, rows: np.ndarray | None = No
     with ThreadPoolExecutor(NUM_READERS) as pool:
         list(pool.map(read, np.flatnonzero(np.diff(cuts))))
     return out
+
+
+def _open_part(file_url: str) -> pq.ParquetFile:
+    try:
+        return open_table(file_url)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{file_url} is gone: the corpus has changed; open it again, and build its index again"
+        ) from None
 
 
 def _read_rows(

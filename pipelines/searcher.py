@@ -6,6 +6,7 @@ for found in searcher.search(["a red square moves left"], top=5)[0]:
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -94,8 +95,9 @@ class Searcher:
             ValueError: nothing complete there, something of another model or without videos, or not its manifest.
         """
         if is_index(url):
-            opened, meta = open_index(url), read_meta(url)
-            return cls(bundle=bundle, index=opened.index, rows=opened.rows, corpus_url=opened.meta["corpus"], meta=meta)
+            opened = open_index(url)
+            about = {"corpus_url": opened.meta["corpus"], "meta": opened.meta["corpus_meta"]}
+            return cls(bundle=bundle, index=opened.index, rows=opened.rows, **about)
         corpus = read_corpus(url)
         rows = rows_of(load_manifest_of(corpus.meta, manifest=manifest), corpus.uids)
         return cls(bundle=bundle, index=ExactIndex(corpus.vectors), rows=rows, corpus_url=url, meta=corpus.meta)
@@ -121,7 +123,7 @@ class Searcher:
             return []
         score_QK, row_QK = self._nearest(encode_queries(self._bundle, queries), rerank_top or top, where)
         if rerank_top and row_QK.size:
-            score_QK, row_QK = rerank_rows(self._bundle, self._corpus_url, self.meta, queries, row_QK)
+            score_QK, row_QK = rerank_rows(self._bundle, self._corpus_url, self._commit, queries, row_QK)
         return [self._found(score_K[:top], row_K[:top]) for score_K, row_K in zip(score_QK, row_QK, strict=True)]
 
     def like(self, uid: str, *, top: int = 10, where: Sequence[Condition] = ()) -> list[Found]:
@@ -136,6 +138,17 @@ class Searcher:
         score_1K, row_1K = self._nearest(self._index.vectors(np.array([own])), top + 1, where)
         is_other = row_1K[0] != own
         return self._found(score_1K[0, is_other][:top], row_1K[0, is_other][:top])
+
+    @functools.cached_property
+    def _commit(self) -> Mapping[str, Any]:
+        """What the corpus tells of its parts, which an index leaves out. They are named by what they hold: a corpus
+        that grew since keeps them."""
+        if "parts" in self.meta:
+            return self.meta
+        commit = read_committed(self._corpus_url)
+        if commit["parts_digest"] != self.meta["parts_digest"]:
+            raise ValueError(f"the corpus at {self._corpus_url} is no longer that of the index; build its index again")
+        return commit
 
     def _nearest(self, query_QD: np.ndarray, k: int, where: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
         only = matching_rows(self._rows, where) if where else None

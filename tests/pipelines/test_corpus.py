@@ -82,7 +82,7 @@ def test_only_the_parts_that_hold_the_rows_are_read(manifest, tmp_path):
     parts = write_corpus(url, spec, manifest)
     Path(parts[0].url(url)).unlink()
     assert len(read_columns(url, ["patch_vectors"], rows=np.array([3, 4]))["patch_vectors"]) == 2
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="is gone: the corpus has changed"):
         read_columns(url, ["patch_vectors"])
 
 

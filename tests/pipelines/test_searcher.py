@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from fpig_core.bundle import load_bundle
+from fpig_core.models import METHODS
 from fpig_core.retrieval import encode_queries
+from jobs.build_index import Args
+from jobs.build_index import main as build_index
 from pipelines.filters import parse_condition
 from pipelines.searcher import Searcher
-from tests.worlds import caption_of, write_corpus, write_model, write_shards
+from tests.worlds import JUDGE, caption_of, write_corpus, write_judge, write_model, write_shards
 
 NUM_ROWS, REJECTED = 11, (0, 5)
 KEPT = [row for row in range(NUM_ROWS) if row not in REJECTED]
@@ -101,3 +104,34 @@ def test_wrong_requests_are_refused(world, tmp_path):
     )
     with pytest.raises(ValueError, match="holds no video"):
         Searcher.open(empty, bundle=bundle)
+
+
+def test_a_second_stage_holds_on_to_the_corpus_that_was_opened(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "judge", JUDGE)
+    model, url, out = (str(tmp_path / name) for name in ("model", "corpus", "index"))
+    model_id = write_judge(tmp_path / "model")
+    frames = np.random.default_rng(0).normal(size=(NUM_ROWS + 2, 3, 96)).astype(np.float32)
+
+    def embed(num_rows):
+        manifest = write_shards(tmp_path / "shards", num_rows)
+        further = {"frame_vectors": frames[:num_rows]}
+        write_corpus(url, manifest, frames[:num_rows, 0], model_id=model_id, model=model, further=further)
+
+    embed(NUM_ROWS)
+    build_index(Args(corpus=url, out=out))
+    bundle = load_bundle(model)
+    over_corpus, over_index, unused = (Searcher.open(each, bundle=bundle) for each in (url, out, out))
+
+    def found(searcher):
+        return [each.key for each in searcher.search(QUERIES[:1], top=5, rerank_top=8)[0]]
+
+    first = found(over_corpus)
+    assert first == found(over_index) != [each.key for each in over_corpus.search(QUERIES[:1], top=5)[0]]
+    embed(NUM_ROWS + 2)
+    assert first == found(over_corpus) == found(over_index)
+    with pytest.raises(ValueError, match="no longer that of the index"):
+        found(unused)
+    for part in (tmp_path / "corpus" / "parts").iterdir():
+        part.unlink()
+    with pytest.raises(ValueError, match="is gone: the corpus has changed"):
+        found(over_corpus)
