@@ -156,10 +156,10 @@ def stop_signals(told: str = "stopping after a checkpoint; again to stop at once
 
 
 def show(report: Report, *, seconds: float) -> None:
-    """Print the report's plain values as a two-column table, then the next useful command."""
+    """Print the report's plain values, those that there are, as a two-column table, then the next useful command."""
     table = Table(show_header=False)
     for key, value in report.summary.items():
-        if not isinstance(value, (dict, list)):
+        if value is not None and not isinstance(value, (dict, list)):
             table.add_row(plain(key), plain(f"{value:.4g}" if isinstance(value, float) else str(value)))
     table.add_row("seconds", f"{seconds:.1f}")
     console = Console()
