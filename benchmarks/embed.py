@@ -31,13 +31,12 @@ from pipelines.frame_cache import FrameStore
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.reader import read_videos
 
-BATCH = 8
-# Videos in the two sets. The small one is one part.
-SMALL, LARGE = {"tiny": 80, "ViT-B-32": 8}, {"tiny": 1040, "ViT-B-32": 40}
+# Videos that go through the model at once, and in the two sets. The small one is one part.
+BATCH, SMALL, LARGE = {"tiny": 32, "ViT-B-32": 8}, {"tiny": 128, "ViT-B-32": 8}, {"tiny": 1152, "ViT-B-32": 40}
 REPEATS = {"tiny": 3, "ViT-B-32": 1}
 SCALED, SCALED_REPEATS = "ViT-B-32", 3
 # Whole rounds of batches for one model as for two.
-SCALED_SETS = (2 * BATCH, 8 * BATCH)
+SCALED_BATCH, SCALED_SETS = 8, (16, 64)
 KILLED_SET, KILLS = 1600, 3
 FRAME_SIZE = {"tiny": 32, "ViT-B-32": 224}
 
@@ -49,7 +48,7 @@ def main() -> None:
     results = []
     for name in LARGE:
         with tempfile.TemporaryDirectory() as folder:
-            num_videos = (BATCH, 3 * BATCH) if quick else (SMALL[name], LARGE[name])
+            num_videos = (BATCH[name], 3 * BATCH[name]) if quick else (SMALL[name], LARGE[name])
             results += embedding(
                 Path(folder), name, num_videos, repeats=1 if quick else REPEATS[name], cores=where["cores"]
             )
@@ -67,13 +66,14 @@ def embedding(folder: Path, name: str, num_videos: tuple[int, int], *, repeats: 
     save_model(folder / "model", name)
     frames = [stored_frames(folder, name, num) for num in num_videos]
     videos = [load_manifest(str(folder / f"videos-{num}")) for num in num_videos]
-    one = EmbedSettings(part_rows=num_videos[0], batch_size=BATCH, num_actors=1, cpus_per_actor=1, cpus_per_decoder=0.5)
+    batch = BATCH[name]
+    one = EmbedSettings(part_rows=num_videos[0], batch_size=batch, num_actors=1, cpus_per_actor=1, cpus_per_decoder=0.5)
     many = dataclasses.replace(one, num_actors=cores)
     sides: dict[str, list[float]] = {key: [] for key in ("ideal", "pipeline", "bare loop", "pipeline from frames")}
     for _ in range(repeats):
-        sides["ideal"].append(cores / sum(alone(folder / "model", videos[0], clock=time.process_time)))
+        sides["ideal"].append(cores / sum(alone(folder / "model", videos[0], batch, clock=time.process_time)))
         sides["pipeline"].append(rate(folder, videos, many))
-        sides["bare loop"].append(1 / sum(alone(folder / "model", frames[0], clock=time.perf_counter)))
+        sides["bare loop"].append(1 / sum(alone(folder / "model", frames[0], batch, clock=time.perf_counter)))
         sides["pipeline from frames"].append(rate(folder, frames, one))
     what = f"{name}, 12 of 250 frames, 320 × 240: videos/s"
     return [
@@ -87,7 +87,8 @@ def scaling(folder: Path, *, num_videos: tuple[int, int], quick: bool) -> Result
     name = "tiny" if quick else SCALED
     save_model(folder / "model", name)
     frames = [stored_frames(folder, name, num) for num in num_videos]
-    one = EmbedSettings(part_rows=BATCH, batch_size=BATCH, num_actors=1, cpus_per_actor=1, cpus_per_decoder=0.5)
+    sizes = {"part_rows": SCALED_BATCH, "batch_size": SCALED_BATCH}
+    one = EmbedSettings(**sizes, num_actors=1, cpus_per_actor=1, cpus_per_decoder=0.5)
     sides: dict[str, list[float]] = {"one model": [], "two models": []}
     for _ in range(1 if quick else SCALED_REPEATS):
         sides["one model"].append(rate(folder, frames, one))
@@ -119,12 +120,12 @@ def result(goal: int, what: str, sides: dict[str, list[float]], ours: str, their
     return Result(goal=goal, what=what, wanted=wanted, figures={"wall": ratio}, sides=shown)
 
 
-def alone(model: Path, manifest: Manifest, *, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds a video of reading and decoding, and of the model, by themselves, with one thread."""
+def alone(model: Path, manifest: Manifest, batch: int, *, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds a video of reading and decoding, and of the model, by themselves, with one thread, in a batch."""
     bundle = load_bundle(model)
     preprocess = bundle.config.preprocess
     start = clock()
-    records = manifest.take(np.arange(BATCH)).to_pylist()
+    records = manifest.take(np.arange(batch)).to_pylist()
     videos = read_videos(manifest, records, verify="sha256")
     frame_BF3HW = np.stack(
         [decode_sample(record, video, preprocess=preprocess) for record, video in zip(records, videos, strict=True)]
@@ -134,7 +135,7 @@ def alone(model: Path, manifest: Manifest, *, clock: Callable[[], float]) -> tup
         bundle.model.encode_video(torch.from_numpy(frame_BF3HW))
         warm = clock()
         bundle.model.encode_video(torch.from_numpy(frame_BF3HW))
-    return (decoded - start) / BATCH, (clock() - warm) / BATCH
+    return (decoded - start) / batch, (clock() - warm) / batch
 
 
 def rate(folder: Path, manifests: Sequence[Manifest], settings: EmbedSettings) -> float:
