@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,18 @@ def _kill_between(training: Training, choose: Choose, *, begun: Callable[[], set
     Otherwise it was too late: the worker goes on until the next time.
     """
     while True:
-        worker, begun_before, done_before = choose(), begun(), done()
-        training.wait_until(lambda before=begun_before: begun() - before, every_s=0)
+        worker, begun_before = choose(), begun()
+        looks = deque([done()], maxlen=2)
+
+        def begins(looks: deque[set] = looks, begun_before: set = begun_before) -> set:
+            looks.append(done())
+            return begun() - begun_before
+
+        training.wait_until(begins, every_s=0)
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.send_signal(signal.SIGSTOP)
-            is_late = done() - done_before
+            # The look before found nothing new, so what is done since then is what has begun.
+            is_late = done() - looks[0]
             worker.send_signal(signal.SIGCONT if is_late else signal.SIGKILL)
             if not is_late:
                 return
