@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from cluster.checkpoints import CheckpointStore
+from cluster.checkpoints import Checkpoint, CheckpointStore
 from fpig_core.schedule import Phase
 from jobs import train
 from jobs.run_setup import make_plan
@@ -162,6 +162,13 @@ def require_planned(training: Training, world: Path) -> None:
     """Every batch once, with the uids of the plan."""
     told = {batch: [attempt["uids"] for attempt in attempts] for batch, attempts in training.records().items()}
     assert told == {batch: [uids] for batch, uids in planned(world, training).items()}
+
+
+def require_no_step_lost(training: Training, world: Path) -> Checkpoint:
+    """The newest checkpoint stands behind the last step that was told of; a validation may stand between them."""
+    newest = next(training.store.complete())
+    assert training.records().keys() == {batch for batch in planned(world, training) if batch < newest.batch}
+    return newest
 
 
 def require_same(training: Training, undisturbed: Training) -> None:

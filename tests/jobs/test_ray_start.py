@@ -15,7 +15,15 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.checkpoints import Checkpoint
-from tests.chaos import ALONE, ELASTIC, Training, require_planned, require_same, write_world
+from tests.chaos import (
+    ALONE,
+    ELASTIC,
+    Training,
+    require_no_step_lost,
+    require_planned,
+    require_same,
+    write_world,
+)
 from tests.servers import BIN, RayHead, ray_head, ray_node
 from tests.test_layers import ROOT
 
@@ -120,8 +128,8 @@ def test_growth_stop_notice_and_a_killed_driver_change_nothing(head: RayHead, fo
         # ray job stop
         training.client.stop_job(training.job)
         training.ends(JobStatus.STOPPED)
-        assert training.newest().batch == training.last_batch() + 1 > grown.batch
-        stopped = training.newest()
+        stopped = require_no_step_lost(training, world)
+        assert stopped.batch > grown.batch
         training.submit()
         training.reaches(stopped.batch + 1)
 
