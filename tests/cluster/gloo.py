@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+LIMIT_S = 1200
+
 
 def run_workers(function: Callable[..., Any], num_workers: int, *args: Any) -> list[Any]:
     """``function(rank, num_workers, *args)`` in each of ``num_workers`` fresh processes -> results, rank by rank."""
@@ -18,7 +20,7 @@ def run_workers(function: Callable[..., Any], num_workers: int, *args: Any) -> l
         port = probe.getsockname()[1]
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         tasks = [pool.submit(_work, function, rank, num_workers, port, args) for rank in range(num_workers)]
-        wait(tasks, timeout=600, return_when=FIRST_EXCEPTION)
+        wait(tasks, timeout=LIMIT_S, return_when=FIRST_EXCEPTION)
         if failed := [task for task in tasks if task.done() and task.exception()]:
             # The others wait for the failed one.
             for process in active_children():

@@ -1,6 +1,7 @@
 """DeepSpeed under every ZeRO stage: the training of plain PyTorch on one worker, also when workers and stage change."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ from cluster.collectives import gather
 from cluster.optim import Optim, make_optimizer, make_scheduler
 from fpig_core.rows import Noise
 from fpig_core.training_step import TrainingStep
-from tests.cluster.gloo import run_workers
+from tests.cluster.gloo import LIMIT_S, run_workers
 from tests.methods import build_method, make_batch
 
 ROWS, STEPS = 8, 3
+ZERO_STAGES = (0, 1, 2, 3)
 OPTIM = Optim(lr=2e-4, backbone_rate=0.5)
 # One of each method: the variants differ in what they compute, not in how their parameters are held.
 ALL_ROWS = slice(0, ROWS)
@@ -51,6 +53,7 @@ def inputs(step: int, *, part: slice) -> tuple[list[torch.Tensor], Noise]:
     return [x[part] for x in (frame, word.roll(step, dims=0), valid)], Noise(seed=step, first=part.start)
 
 
+@functools.cache
 def train_plainly(name: str, optim: Optim = OPTIM) -> Trained:
     """The oracle: one process, no engine, all rows at once; the average is that of all weights, at its end."""
     model = build_method(name)
@@ -144,6 +147,15 @@ def train_some(rank: int, num_workers: int, zero_stage: int, folder: str, first:
     }
 
 
+def train_under_stages(
+    rank: int, num_workers: int, folder: str, first: int, last: int
+) -> dict[int, dict[str, Trained]]:
+    """The same under each ZeRO stage, one after the other."""
+    return {
+        stage: train_some(rank, num_workers, stage, f"{folder}/stage-{stage}", first, last) for stage in ZERO_STAGES
+    }
+
+
 def train_over_restarts(rank: int, num_workers: int, folder: str, case: Case, stages: Stages) -> list[Trained]:
     """F-Pig through all steps, the last one by a new engine; for each pair of ZeRO stages."""
     results = []
@@ -193,13 +205,14 @@ def require_same_way(got: dict[str, Any], wanted: dict[str, Any], *, start: dict
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.timeout(2 * LIMIT_S)
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
-def test_workers_train_like_plain_pytorch_also_over_a_restart(tmp_path, num_workers, zero_stage) -> None:
-    run_workers(train_some, num_workers, zero_stage, str(tmp_path), 0, STEPS - 1)
-    workers = run_workers(train_some, num_workers, zero_stage, str(tmp_path), STEPS - 1, STEPS)
-    require_equal(workers, first=STEPS - 1)
+def test_workers_train_like_plain_pytorch_under_every_stage_also_over_a_restart(tmp_path, num_workers) -> None:
+    run_workers(train_under_stages, num_workers, str(tmp_path), 0, STEPS - 1)
+    workers = run_workers(train_under_stages, num_workers, str(tmp_path), STEPS - 1, STEPS)
+    for stage in ZERO_STAGES:
+        print(f"{num_workers} workers, ZeRO-{stage}")
+        require_equal([worker[stage] for worker in workers], first=STEPS - 1)
 
 
 @pytest.mark.slow
