@@ -37,7 +37,8 @@ class _ForwardReports(UserCallback):
         self.queue = queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        self.queue.put(join_reports(metrics))
+        for parts in zip(*(told["points"] for told in metrics), strict=True):
+            self.queue.put(join_reports(parts))
 
 
 def _train_worker(config: dict[str, Any]) -> None:

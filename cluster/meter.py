@@ -35,12 +35,12 @@ class Meter:
         self.steps: list[dict[str, Any]] = []
         self._batch = 0
         self._label = contextlib.ExitStack()
-        self._clear()
+        self._clear(since=time.monotonic())
 
-    def _clear(self) -> None:
+    def _clear(self, *, since: float) -> None:
         self._steps: list[dict[str, Tensor]] = []
         self._uids: list[tuple[int, list[str]]] = []
-        self._num_samples, self._start = 0, time.monotonic()
+        self._num_samples, self._since = 0, since
         self._marks: list[tuple[str, Any]] = [("", self._now())]
 
     def _now(self) -> Any:
@@ -99,7 +99,8 @@ class Meter:
         Raises:
             LossError: a loss or gradient norm is not finite; the message names the batch and its uids.
         """
-        elapsed = time.monotonic() - self._start
+        now = time.monotonic()
+        elapsed = now - self._since
         names = sorted(self._steps[0])
         steps = torch.stack([torch.stack([step[name].float() for name in names]) for step in self._steps])
         times = self._times()
@@ -120,7 +121,8 @@ class Meter:
         for stage, spent in zip(times, seconds, strict=True):
             metrics[f"{stage}_s"] = spent / num_workers / len(self._steps)
         metrics["data_wait_share"] = metrics["data_s"] * len(self._steps) / elapsed
-        self._clear()
+        # What the point itself costs is part of the next one's time.
+        self._clear(since=now)
         return metrics
 
     def _times(self) -> dict[str, float]:

@@ -116,25 +116,26 @@ class Pulse:
 
 
 class Vote:
-    """Whether any worker heard the wish to stop, known to all at the same batch.
+    """Whether any worker has a wish, such as to stop; known to all at the same batch.
 
     The votes of a batch are counted while the next one is computed, so that nobody waits for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_wishes: int) -> None:
         # A group of its own: the count must neither wait for nor disturb the training's collectives.
         self._group: Any = dist.new_group(backend="gloo")
-        self._count = torch.zeros(1)
+        self._count = torch.zeros(num_wishes)
         self._under_way: Any = None
 
-    def stop(self, mine: bool) -> bool:
-        """Cast a vote -> whether anyone voted for it the last time; every worker must call it once a batch."""
+    def cast(self, *wishes: bool) -> list[bool]:
+        """Cast a vote for each wish -> whether anyone voted for it the last time; every worker must call it once a
+        batch."""
         if self._under_way is not None:
             self._under_way.wait()
-        stopped = bool(self._count)
-        self._count = torch.full((1,), float(mine))
+        wished = self._count.bool().tolist()
+        self._count = torch.tensor(wishes, dtype=torch.float32)
         self._under_way = dist.all_reduce(self._count, group=self._group, async_op=True)
-        return stopped
+        return wished
 
 
 @contextlib.contextmanager

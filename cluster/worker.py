@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from cluster.ema import AveragedWeights
 from cluster.engine import clamp_scale, start_engine, whole_weights
 from cluster.estimate import rate_metrics
 from cluster.load import node_load
-from cluster.meter import Meter
+from cluster.meter import LossError, Meter
 from cluster.placement import autocast_dtype
 from cluster.profiling import trace_steps
 from cluster.pulse import Pulse, Vote
@@ -39,6 +40,10 @@ from fpig_core.rows import Noise
 from fpig_core.speed import checkpoint_blocks, compile_blocks
 from fpig_core.start import start_from
 from fpig_core.training_step import TrainingStep
+
+TELL_S = 3.0
+"""Between two reports to the driver, each with all metric points since the last. Ray Train takes one in two seconds and
+lets a worker that has another wait."""
 
 
 class TrainWorker:
@@ -71,9 +76,11 @@ class TrainWorker:
         )
         self.average = AveragedWeights(self.engine, decay=task.optim.ema)
         # Of the time since the checkpoint before the last: one of them may fail.
-        self.told: deque[list[WorkerReport]] = deque([[]], maxlen=2)
+        self.noted: deque[list[WorkerReport]] = deque([[]], maxlen=2)
+        self.untold: list[WorkerReport] = []
+        self.told_at = time.monotonic()
         self.saver = Saver(task.checkpoints, keep=self.monitor.keep_checkpoints)
-        self.vote = Vote()
+        self.vote = Vote(2)
         self.validation = Validation(self.device)
         self.best_val_r1 = -1.0
         self.preemption: PreemptionInfo | None = None
@@ -104,7 +111,12 @@ class TrainWorker:
         if self.task.profile:
             trace = trace_steps(self.task.run_url, rank=self.rank, device=self.device)
         with trace as end_step:
-            self._work(blocks, first_batch=first_batch, end_step=end_step)
+            try:
+                self._work(blocks, first_batch=first_batch, end_step=end_step)
+            except LossError:
+                self._tell()
+                raise
+        self._tell()
         self.meter.enter("checkpoint")
         if not self.saver.wait():
             raise RuntimeError(
@@ -122,7 +134,9 @@ class TrainWorker:
                 end_step()
             else:
                 self._validate(block, batch)
-            stops = self.vote.stop(self.pulse.should_stop)
+            stops, tells = self.vote.cast(self.pulse.should_stop, self._is_time_to_tell())
+            if tells:
+                self._tell()
             if stops or self._wants_checkpoint(batch + 1) or self._fears_loss_of_a_node():
                 self._save(batch + 1)
             if stops:
@@ -136,12 +150,12 @@ class TrainWorker:
         place = self.schedule.place(batch)
         if place.phase == "val":
             batch -= place.index
-        self._report_steps(batch)
+        self._note_steps(batch)
         self.meter.enter("checkpoint")
         self.average.use(False)
-        told = [report for since in self.told for report in since]
-        self.saver.save(self.engine, batch=batch, best_val_r1=self.best_val_r1, reports=told)
-        self.told.append([])
+        noted = [report for since in self.noted for report in since]
+        self.saver.save(self.engine, batch=batch, best_val_r1=self.best_val_r1, reports=noted)
+        self.noted.append([])
 
     def _check_place(self, block: dict[str, Any], batch: int) -> None:
         """A lost row or a block out of turn would mix the batches silently."""
@@ -180,16 +194,16 @@ class TrainWorker:
         self.meter.note_step(losses, block)
         step = self.schedule.steps_before(batch + 1)
         if step % self.monitor.log_every == 0 or step == self.schedule.num_steps:
-            self._report_steps(batch + 1)
+            self._note_steps(batch + 1)
 
-    def _report_steps(self, batch: int) -> None:
-        """Report the steps before ``batch`` that no metric point tells of yet."""
+    def _note_steps(self, batch: int) -> None:
+        """Make a metric point of the steps before ``batch`` that none tells of yet."""
         if self.meter.has_steps:
             metrics = self.meter.take()
             metrics |= {"lr": self.engine.get_lr()[0], "epoch": self.schedule.place(batch - 1).epoch}
             rate = self.task.flops_per_sample * metrics["samples_per_s"] / self.num_workers
             metrics |= rate_metrics(rate, device=self.device, dtype=self.dtype)
-            self._report(self.schedule.steps_before(batch), metrics)
+            self._note(self.schedule.steps_before(batch), metrics)
 
     @torch.no_grad()
     def _validate(self, block: dict[str, Any], batch: int) -> None:
@@ -207,7 +221,7 @@ class TrainWorker:
             return
         self._keep_best(judged.metrics, batch)
         metrics = {f"val_{name}": value for name, value in judged.metrics.items()}
-        self._report(self.schedule.steps_before(batch), metrics, queries=judged.queries)
+        self._note(self.schedule.steps_before(batch), metrics, queries=judged.queries)
 
     def _keep_best(self, validation: dict[str, float], batch: int) -> None:
         if validation["t2v_r1"] <= self.best_val_r1:
@@ -218,9 +232,9 @@ class TrainWorker:
                 self.task.best.save(self.model, batch=batch, validation=validation)
         dist.barrier()
 
-    def _report(self, step: int, metrics: dict[str, float], *, queries: Sequence[RankedQuery] = ()) -> None:
-        """Hand a metric point and this worker's rejected samples to the driver."""
-        told = {
+    def _note(self, step: int, metrics: dict[str, float], *, queries: Sequence[RankedQuery] = ()) -> None:
+        """Keep a metric point and this worker's rejected samples for the driver."""
+        noted = {
             "step": step,
             "metrics": metrics,
             "load": node_load(self.node, local_rank=self.local_rank, device=self.device),
@@ -229,10 +243,22 @@ class TrainWorker:
             # All workers have the same.
             "queries": queries if self.rank == 0 else (),
         }
-        self.told[-1].append(told)
-        ray.train.report(told)
+        self.noted[-1].append(noted)
+        self.untold.append(noted)
         self.meter.rejected, self.meter.steps = [], []
-        # Here because it is a collective of Ray's, of milliseconds.
+
+    def _is_time_to_tell(self) -> bool:
+        """By the clock of one worker: all must tell at the same batch."""
+        if self.rank or time.monotonic() < self.told_at + TELL_S:
+            return False
+        self.told_at = time.monotonic()
+        return True
+
+    def _tell(self) -> None:
+        """Hand the driver what was noted since the last time, and hear whether a node will go."""
+        if self.untold:
+            ray.train.report({"points": self.untold})
+        self.untold = []
         self.preemption = ray.train.get_preemption_info()
 
     def _fears_loss_of_a_node(self) -> bool:

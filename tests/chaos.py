@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,7 @@ class Training:
         command = [sys.executable, "-m", "jobs.train", *self.arguments]
         with self.log_path.open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+        weakref.finalize(self, self.process.kill)  # after a failed test, too
         self.started = time.time()
 
     def is_running(self) -> bool:

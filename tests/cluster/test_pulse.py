@@ -36,11 +36,12 @@ def test_all_are_named_that_stand_at_the_same_place() -> None:
     assert list(hanging(beats, bound_s=20)) == [0, 1, 2]
 
 
-def cast_votes(rank: int, num_workers: int) -> list[bool]:
-    vote = Vote()
-    return [vote.stop(batch >= 3 and rank == 1) for batch in range(6)]
+def cast_votes(rank: int, num_workers: int) -> list[list[bool]]:
+    vote = Vote(2)
+    return [vote.cast(batch >= 3 and rank == 1, batch == 1 and rank == 0) for batch in range(6)]
 
 
-def test_a_wish_to_stop_is_known_to_all_at_the_same_batch() -> None:
+def test_wishes_are_known_to_all_at_the_same_batch() -> None:
     results = run_workers(cast_votes, 2)
-    assert results == [[False, False, False, False, True, True]] * 2
+    stop, tell = [False] * 4 + [True] * 2, [False, False, True, False, False, False]
+    assert results == [list(map(list, zip(stop, tell, strict=True)))] * 2

@@ -24,7 +24,7 @@ from tests.chaos import (
 )
 
 SEED = 20261
-SIZES = ["--model.preprocess.num-frames", "3", "--global-batch", "4", "--epochs", "6"]
+SIZES = ["--model.preprocess.num-frames", "3", "--global-batch", "4", "--epochs", "18"]
 PACE = ["--monitor.checkpoint-every", "2", "--placement.grow-after-s", "5", "--placement.hang-after-s", "45"]
 KINDS = ("worker", "node", "driver", "hang", "save", "upload")
 

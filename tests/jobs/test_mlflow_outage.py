@@ -11,7 +11,7 @@ from tests.chaos import ALONE, Training, write_world
 from tests.cluster.mlflow_server import Server
 
 OUTAGE_S = 60
-SIZES = ["--model.preprocess.num-frames", "12", "--global-batch", "8", "--epochs", "120", "--monitor.draw-every", "0"]
+SIZES = ["--model.preprocess.num-frames", "12", "--global-batch", "8", "--epochs", "200", "--monitor.draw-every", "0"]
 
 
 @pytest.mark.slow

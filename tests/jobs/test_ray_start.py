@@ -27,7 +27,7 @@ from tests.chaos import (
 from tests.servers import BIN, RayHead, ray_head, ray_node
 from tests.test_layers import ROOT
 
-SIZES = ["--model.preprocess.num-frames", "12", "--global-batch", "8", "--epochs", "40"]
+SIZES = ["--model.preprocess.num-frames", "12", "--global-batch", "8", "--epochs", "120"]
 PACE = ["--monitor.checkpoint-every", "100000", "--placement.grow-after-s", "3"]
 MORE_ENV = {"OMP_NUM_THREADS": "1", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
 
