@@ -206,10 +206,10 @@ def advise(model: Any, found: Estimate, *, global_batch: int, placement: Placeme
     """Which options make the run fit the device, the cheapest first; the model's blocks may be left checkpointed."""
     if device == CPU:
         return "the memory of this machine is not known; compare it with the total"
-    stages = found.fitting(DEVICES[device])
-    if placement.zero_stage in stages:
+    stages, stage = found.fitting(DEVICES[device]), placement.stage_of(placement.num_workers)
+    if stage in stages:
         smallest = f"; --placement.zero-stage {stages[0]} is the smallest stage that does"
-        return f"fits {device}" + (smallest if stages[0] < placement.zero_stage else "")
+        return f"fits {device}" + (smallest if stages[0] < stage else "")
     if stages:
         return f"does not fit {device}; use --placement.zero-stage {stages[0]}"
 

@@ -64,6 +64,10 @@ class Placement:
     def fewest_workers(self) -> int:
         return self.min_workers or self.num_workers
 
+    def stage_of(self, num_workers: int) -> int:
+        """The ZeRO stage of a group: a single worker has nobody to share with, and stage 0 copies least."""
+        return 0 if num_workers == 1 and not self.offload else self.zero_stage
+
     def bundles(self, *, use_gpu: bool) -> list[dict[str, float]]:
         """All that the training reserves at the same time, each on one node."""
         return [self.worker_resources(use_gpu=use_gpu)] * self.num_workers + [{"CPU": 1.0}] * self.decode_cpus

@@ -68,7 +68,7 @@ class TrainWorker:
         self.engine = start_engine(
             TrainingStep(self.model, micro_batch=task.placement.micro_batch, gather=self._gather, rank=self.rank),
             task.optim,
-            zero_stage=task.placement.zero_stage,
+            zero_stage=task.placement.stage_of(self.num_workers),
             offload=task.placement.offload,
             rows=self.rows,
             num_steps=self.schedule.num_steps,

@@ -47,15 +47,16 @@ def forecast(
     """
     reached = parse_fraction(share)
     found = estimate(model, global_batch=experiment.global_batch, placement=placement, device=device)
-    _show(found.memory, marked=placement.zero_stage)
+    stage = placement.stage_of(placement.num_workers)
+    _show(found.memory, marked=stage)
     advice = advise(model, found, global_batch=experiment.global_batch, placement=placement, device=device)
     summary: dict[str, Any] = {
         "devices": f"{placement.num_workers} × {device}",
         "parameters": found.sizes.parameters,
         "trained": found.sizes.trained,
         "precision": "bf16" if found.dtype == torch.bfloat16 else "fp32",
-        "zero_stage": placement.zero_stage,
-        "gib_per_device": found.memory[placement.zero_stage].total / GIB,
+        "zero_stage": stage,
+        "gib_per_device": found.memory[stage].total / GIB,
         "tflop_a_step_and_device": found.cost.flops / 1e12,
         "gflop_a_sample": found.cost.flops / found.rows / 1e9,
         "epochs": experiment.epochs,

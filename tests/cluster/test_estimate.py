@@ -78,19 +78,19 @@ def test_the_estimate_is_put_together_from_its_parts():
 
 @pytest.mark.slow
 def test_advice_names_what_makes_the_run_fit(monkeypatch):
-    model, placement = empty("mean_pool"), Placement(zero_stage=1, precision="fp32")
-    found = estimate(model, global_batch=64, placement=placement, device="H100")
+    model, placement = empty("mean_pool"), Placement(num_workers=2, zero_stage=1, precision="fp32")
+    found = estimate(model, global_batch=128, placement=placement, device="H100")
 
     def told(memory: float) -> str:
         monkeypatch.setitem(DEVICES, "H100", Device(memory=int(memory), bf16=1.0, fp32=1.0, names=()))
-        return advise(model, found, global_batch=64, placement=placement, device="H100")
+        return advise(model, found, global_batch=128, placement=placement, device="H100")
 
     assert told(80e9).startswith("fits H100; --placement.zero-stage 0 is the smallest")
     assert told(found.memory[0].total / 0.9 + 1) == "does not fit H100; use --placement.zero-stage 0"
     words = told(found.memory[0].total / 0.9 - 2e6).split()
     micro_batch = int(words[words.index("--placement.micro-batch") + 1])
     smaller = dataclasses.replace(placement, micro_batch=micro_batch)
-    fitting = estimate(model, global_batch=64, placement=smaller, device="H100").memory[0]
+    fitting = estimate(model, global_batch=128, placement=smaller, device="H100").memory[0]
     assert fitting.total <= found.memory[0].total - 2e6
     assert "whatever the stage" in told(1000)
 

@@ -42,3 +42,9 @@ def test_more_than_all_cannot_be_the_least() -> None:
 def test_what_cannot_work_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Placement(**wrong)
+
+
+def test_a_single_worker_shards_nothing():
+    placement = Placement(num_workers=2, zero_stage=3)
+    assert [placement.stage_of(num_workers) for num_workers in (1, 2)] == [0, 3]
+    assert Placement(zero_stage=2, offload=True).stage_of(1) == 2

@@ -29,7 +29,9 @@ from tests.test_layers import ROOT
 
 SIZES = ["--model.preprocess.num-frames", "12", "--global-batch", "8", "--epochs", "120"]
 PACE = ["--monitor.checkpoint-every", "100000", "--placement.grow-after-s", "3"]
-MORE_ENV = {"OMP_NUM_THREADS": "1", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+# Nodes join while a training keeps the machine busy.
+SLOW_START = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
+MORE_ENV = {"OMP_NUM_THREADS": "1", "RAY_JOB_STOP_WAIT_TIME_S": "120"} | SLOW_START
 
 
 @pytest.fixture
