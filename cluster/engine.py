@@ -1,7 +1,7 @@
 """The DeepSpeed engine: start, the clamp, whole weights under any ZeRO stage."""
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import deepspeed
 import deepspeed.ops
@@ -60,6 +60,19 @@ def start_engine(
         dist_init_required=False,
     )
     return engine
+
+
+def take_step(engine: deepspeed.DeepSpeedEngine) -> torch.Tensor | None:
+    """Clip the gradients and step -> their norm before they were clipped, if DeepSpeed tells it."""
+    if not engine.zero_optimization():
+        # Without sharding DeepSpeed clips and keeps the norm to itself.
+        parameters = cast("nn.Module", engine.module).parameters()
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        engine.step()
+        return norm
+    engine.step()
+    norm = engine.get_global_grad_norm()
+    return None if norm is None else torch.as_tensor(norm, device=engine.device)
 
 
 def clamp_scale(model: Model) -> None:

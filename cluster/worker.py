@@ -21,7 +21,7 @@ from torch import Tensor
 from cluster.checkpoints import Checkpoint
 from cluster.collectives import gather
 from cluster.ema import AveragedWeights
-from cluster.engine import clamp_scale, start_engine, whole_weights
+from cluster.engine import clamp_scale, start_engine, take_step, whole_weights
 from cluster.estimate import rate_metrics
 from cluster.load import node_load
 from cluster.meter import LossError, Meter
@@ -185,12 +185,11 @@ class TrainWorker:
         self.meter.enter("backward")
         self.engine.backward(losses["loss"])
         self.meter.enter("optimizer")
-        self.engine.step()
+        grad_norm = take_step(self.engine)
         clamp_scale(self.model)
         self.average.update()
-        grad_norm = self.engine.get_global_grad_norm()
         if grad_norm is not None:
-            losses["grad_norm"] = torch.as_tensor(grad_norm, device=self.device)
+            losses["grad_norm"] = grad_norm
         self.meter.note_step(losses, block)
         step = self.schedule.steps_before(batch + 1)
         if step % self.monitor.log_every == 0 or step == self.schedule.num_steps:

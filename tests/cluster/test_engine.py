@@ -41,6 +41,7 @@ Stages = tuple[tuple[int, int], ...]
 
 class Trained(NamedTuple):
     losses: list[float]
+    norms: list[float]
     weights: dict[str, Any]
     averaged: dict[str, Any]
     """The average of the weights after all steps, and the ``vectors`` that it gives."""
@@ -60,14 +61,13 @@ def train_plainly(name: str, optim: Optim = OPTIM) -> Trained:
     step_module = TrainingStep(model)
     optimizer = make_optimizer(step_module, optim, backbone=model.backbone_parameters())
     scheduler = make_scheduler(optimizer, optim, num_steps=10)
-    losses, weights = [], []
+    losses, norms, weights = [], [], []
     for step in range(STEPS):
         batch, noise = inputs(step, part=ALL_ROWS)
         loss = step_module(*batch, noise=noise)["loss"]
         optimizer.zero_grad()
         loss.backward()
-        if optim.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm or math.inf)))
         optimizer.step()
         scheduler.step()
         model.clamp()
@@ -79,7 +79,7 @@ def train_plainly(name: str, optim: Optim = OPTIM) -> Trained:
         key: sum(share * step[key] for share, step in zip(shares, weights, strict=True)) / sum(shares) for key in last
     }
     model.load_state_dict({key: torch.from_numpy(value) for key, value in averaged.items()})
-    return Trained(losses, last, averaged | {"vectors": vectors_of(step_module, part=ALL_ROWS)})
+    return Trained(losses, norms, last, averaged | {"vectors": vectors_of(step_module, part=ALL_ROWS)})
 
 
 def values_of(model: nn.Module) -> dict[str, Any]:
@@ -99,16 +99,16 @@ def start(
     return start_engine(step, optim, **options, num_steps=10, dtype=torch.float32)
 
 
-def advance(engine: Any, step: int, *, part: slice) -> float:
-    from cluster.engine import clamp_scale
+def advance(engine: Any, step: int, *, part: slice) -> tuple[float, float]:
+    from cluster.engine import clamp_scale, take_step
 
     batch, noise = inputs(step, part=part)
     engine.train()
     loss = engine(*batch, noise=noise)["loss"]
     engine.backward(loss)
-    engine.step()
+    norm = take_step(engine)
     clamp_scale(engine.module.model)
-    return float(gather(loss.detach()[None]).mean())
+    return float(gather(loss.detach()[None]).mean()), math.nan if norm is None else float(norm)
 
 
 def train_leg(
@@ -125,9 +125,9 @@ def train_leg(
     average = AveragedWeights(engine, decay=case.optim.ema)
     if first:
         load_state(engine, folder / str(first), num_steps=first)
-    losses, averaged = [], {}
+    told, averaged = [], {}
     for step in range(first, last):
-        losses.append(advance(engine, step, part=part))
+        told.append(advance(engine, step, part=part))
         average.update()
         if case.optim.ema:
             average.use(True)
@@ -136,7 +136,8 @@ def train_leg(
     (folder / str(last)).mkdir(parents=True, exist_ok=True)
     save_state(engine, folder / str(last))
     torch.distributed.barrier()
-    return Trained(losses, whole_values(model), averaged)
+    losses, norms = map(list, zip(*told, strict=True))
+    return Trained(losses, norms, whole_values(model), averaged)
 
 
 def train_some(rank: int, num_workers: int, zero_stage: int, folder: str, first: int, last: int) -> dict[str, Trained]:
@@ -186,6 +187,7 @@ def require_equal(workers: list[dict[str, Trained]], *, first: int) -> None:
         wanted = train_plainly(name)
         for got in (worker[name] for worker in workers):
             assert got.losses == pytest.approx(wanted.losses[first:], rel=1e-4), name
+            assert got.norms == pytest.approx(wanted.norms[first:], rel=1e-3), name
             require_near(got.weights, wanted.weights, of=name)
 
 
