@@ -163,5 +163,6 @@ def ray_node(folder: Path, head: RayHead, *, num_cpus: int = 1) -> Iterator[subp
     command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
     command += [f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime_env}"]
     log = folder / f"node-{agent}.log"
-    with running(command, env=head.env, log=log, ready=lambda: "Ray runtime started" in log.read_text()) as process:
+    started = "Ray runtime started"
+    with running(command, env=head.env, log=log, ready=lambda: started in log.read_text(), limit_s=300) as process:
         yield process
