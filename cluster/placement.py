@@ -24,7 +24,7 @@ class Placement:
     storage: str = "runs"
     """Folder or URL under which the run keeps its checkpoints and its model; shared by all nodes."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """How much DeepSpeed shards: 1 optimiser state, 2 + gradients, 3 + parameters."""
+    """How much DeepSpeed shards: 1 optimiser state, 2 + gradients, 3 + parameters; a single worker shards nothing."""
     offload: bool = False
     """Keep the optimiser's state in the memory of the host, where its steps then run: less GPU memory, more time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
