@@ -60,10 +60,12 @@ def run_group(
     use_gpu: bool,
     on_report: OnReport,
     should_stop: Callable[[], bool],
+    is_starved: Callable[[], bool],
 ) -> None:
     """Train with one group from ``checkpoint`` on, a worker for each share, until the stream ends or ``should_stop``.
 
-    A group that is asked to stop saves a checkpoint first. ``shares`` must start at the checkpoint.
+    A group that is asked to stop saves a checkpoint first; one that is starved is ended. ``shares`` must start at the
+    checkpoint.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed, hung, or its node was lost.
@@ -93,7 +95,9 @@ def run_group(
         # In a thread, which leaves signals to this one: Ray would take an interrupt for itself.
         with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as pool:
             training = pool.submit(trainer.fit)
-            watch = _Watch(board, hang_after_s=task.placement.hang_after_s, should_stop=should_stop)
+            watch = _Watch(
+                board, hang_after_s=task.placement.hang_after_s, should_stop=should_stop, is_starved=is_starved
+            )
             while wait([training], timeout=WATCH_S).not_done:
                 watch.look()
             training.result()
@@ -102,21 +106,34 @@ def run_group(
 class _Watch:
     """What the driver does while a group works."""
 
-    def __init__(self, board: Any, *, hang_after_s: float, should_stop: Callable[[], bool]):
-        self._board, self._hang_after_s, self._should_stop = board, hang_after_s, should_stop
+    def __init__(
+        self, board: Any, *, hang_after_s: float, should_stop: Callable[[], bool], is_starved: Callable[[], bool]
+    ):
+        self._board, self._hang_after_s = board, hang_after_s
+        self._should_stop, self._is_starved = should_stop, is_starved
         self._asked: Any = None
         self._ended: set[int] = set()
 
     def look(self) -> None:
-        """Pass on the wish to stop, and end the workers that hang: the group fails, and Ray cleans up."""
+        """Pass on the wish to stop, and end workers that hang or starve: the group fails, and Ray cleans up."""
         if self._asked is None and self._should_stop():
             self._asked = self._board.ask_to_stop.remote()
         beats: Any = ray.get(self._board.read.remote())
         for rank, story in hanging(beats, bound_s=self._hang_after_s).items():
             if rank not in self._ended:
                 logger.warning("%s: ending it, to start again from the newest checkpoint", story)
-                self._ended.add(rank)
-                ray.kill(beats[rank][1].actor)
+                self._end(rank, beats)
+        if beats.keys() - self._ended and self._is_starved():
+            logger.warning(
+                "the workers hold every CPU of the cluster, so that nothing can be decoded: ending them, to start "
+                "again with the room there is"
+            )
+            for rank in beats.keys() - self._ended:
+                self._end(rank, beats)
+
+    def _end(self, rank: int, beats: dict[int, Any]) -> None:
+        self._ended.add(rank)
+        ray.kill(beats[rank][1].actor)
 
 
 @contextlib.contextmanager

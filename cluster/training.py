@@ -24,6 +24,9 @@ MakeStream = Callable[[int, int], AbstractContextManager[Sequence[Iterable[dict[
 RESTART_S = 120.0
 """How long a cluster that has become too small gets to grow again, at least."""
 
+COUNT_S = 5.0
+"""Between two looks whether a group leaves CPUs for decoding."""
+
 
 class StoppedError(Exception):
     """The training was asked to stop, and has saved a checkpoint."""
@@ -107,7 +110,7 @@ def _run_group(
     should_stop: Callable[[], bool],
 ) -> TrainingFailedError | None:
     """Train with one group until it ends, is to stop, or could be larger -> why it failed, if it did."""
-    growth = _Growth(task.placement, num_workers=num_workers, use_gpu=use_gpu)
+    room = _Room(task.placement, num_workers=num_workers, use_gpu=use_gpu)
     with make_stream(newest.batch if newest else 0, num_workers) as shares:
         try:
             run_group(
@@ -116,7 +119,8 @@ def _run_group(
                 newest,
                 use_gpu=use_gpu,
                 on_report=on_report,
-                should_stop=lambda: should_stop() or growth.is_possible(),
+                should_stop=lambda: should_stop() or room.is_larger(),
+                is_starved=room.is_starved,
             )
         except TrainingFailedError as error:
             return error
@@ -145,15 +149,26 @@ def _last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-class _Growth:
-    """Whether a group could be larger than it is, asked at long intervals."""
+class _Room:
+    """The cluster around a group while it works, looked at from time to time."""
 
     def __init__(self, placement: Placement, *, num_workers: int, use_gpu: bool):
         self._placement, self._num_workers, self._use_gpu = placement, num_workers, use_gpu
         self._next = time.monotonic() + placement.grow_after_s
+        self._next_count = 0.0
 
-    def is_possible(self) -> bool:
+    def is_larger(self) -> bool:
+        """Whether the group could be larger than it is."""
         if self._num_workers == self._placement.num_workers or time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + self._placement.grow_after_s
         return self._placement.room(node_resources(), use_gpu=self._use_gpu) > self._num_workers
+
+    def is_starved(self) -> bool:
+        """Whether the workers hold every CPU, so that nothing is decoded: a node that is lost counts as room until the
+        cluster notices, and a group that was started meanwhile takes what the others had left for decoding."""
+        if time.monotonic() < self._next_count:
+            return False
+        self._next_count = time.monotonic() + COUNT_S
+        cpus = sum(node.get("CPU", 0) for node in node_resources())
+        return cpus - self._num_workers * self._placement.cpus_per_worker < 1

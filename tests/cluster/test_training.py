@@ -32,6 +32,8 @@ class Scene:
     starts: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     told: list[str] = dataclasses.field(default_factory=list)
     wants_stop: Callable[[], bool] = bool
+    is_starved: Callable[[], bool] = bool
+    cpus: float = 99.0
 
     @property
     def checkpoints(self) -> "Scene":
@@ -56,18 +58,18 @@ def play(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         yield open_streams[-1]
         open_streams.pop()
 
-    def run_group(task: Any, shares: Any, checkpoint: Any, *, should_stop: Any, **_: Any) -> None:
+    def run_group(task: Any, shares: Any, checkpoint: Any, *, should_stop: Any, is_starved: Any, **_: Any) -> None:
         assert open_streams == [shares]
         assert shares[0] == (checkpoint.batch if checkpoint else 0)
         scene.starts.append(shares)
-        scene.wants_stop = should_stop
+        scene.wants_stop, scene.is_starved = should_stop, is_starved
         next(groups)(scene)
 
     monkeypatch.setattr(training, "run_group", run_group)
     monkeypatch.setattr(training, "uses_gpus", lambda placement: False)
     monkeypatch.setattr(training, "asking_for_nodes", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(training, "wait_for_room", lambda *_, **__: scene.room())
-    monkeypatch.setattr(training, "node_resources", lambda: [{"CPU": 99.0}])
+    monkeypatch.setattr(training, "node_resources", lambda: [{"CPU": scene.cpus}])
     monkeypatch.setattr(training, "kept_reports", lambda store, checkpoint: [f"before {checkpoint.batch}"])
     task: Any = scene
     told: Any = scene.told.append
@@ -139,3 +141,13 @@ def test_the_last_step_may_be_done_by_a_group_that_failed_after_it(monkeypatch) 
     scene = Scene(Placement(max_failures=0), [fails(after=SCHEDULE.num_batches)])
     play(scene, monkeypatch)
     assert scene.starts == [(0, 2)]
+
+
+@pytest.mark.parametrize(("cpus", "starved"), [(3.0, False), (2.0, True)])
+def test_a_group_that_holds_every_cpu_is_starved(monkeypatch, cpus: float, starved: bool) -> None:
+    def lose_a_node(scene: Scene) -> None:
+        scene.cpus = cpus
+        assert scene.is_starved() == starved
+        to_the_end(scene)
+
+    play(Scene(Placement(num_workers=2), [lose_a_node]), monkeypatch)
