@@ -76,7 +76,7 @@ def results(times: dict[str, list[float]], shares: list[dict[str, float]]) -> li
     return [
         Result(
             goal=6,
-            what=f"{setting}: step of Ray Train + DeepSpeed (ZeRO-1), one worker ÷ plain PyTorch",
+            what=f"{setting}: step of Ray Train + DeepSpeed, one worker ÷ plain PyTorch",
             wanted="floor 1.25, goal 1.10",
             figures=ratio("one worker", "bare"),
             sides={name: sides[name] for name in ("bare", "one worker")},
