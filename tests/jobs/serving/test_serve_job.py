@@ -1,4 +1,4 @@
-"""The command as a user runs it: it serves, outlives a lost replica, and ends when it is told to."""
+"""The command as a user runs it: it serves, outlives a lost replica, ends when told to; also as a submitted job."""
 
 import json
 import os
@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -17,9 +19,12 @@ import requests
 
 from jobs.cli import STOPPED
 from jobs.serve import Args, main
+from pipelines import storage
 from pipelines.manifest import load_manifest
 from tests.served import caption_of, film, write_world
-from tests.servers import answers, end_group, free_ports
+from tests.servers import BIN, RayHead, answers, end_group, free_ports, ray_head
+from tests.test_layers import ROOT
+from tests.worlds import write_model, write_shards
 
 LIMIT_S = 240
 
@@ -93,6 +98,49 @@ def test_serving_from_start_to_end(tmp_path):
         assert json.loads(out.read_text())["model_id"] == model_id
     finally:
         end_group(process)
+
+
+def ray_job(head: RayHead, *words: str) -> str:
+    line = [str(BIN / "ray"), "job", words[0], "--address", head.dashboard, *words[1:]]
+    done = subprocess.run(line, env=head.env, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_submitted_job_serves_a_bucket_until_it_is_stopped(moto, s3_server, tmp_path):
+    root = f"{s3_server}/served"
+    model_id = write_model(tmp_path / "model")
+    write_shards(tmp_path / "shards", 6, film=film)
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            storage.upload(file, f"{root}/{file.relative_to(tmp_path)}")
+    uids = load_manifest(f"{root}/shards").table["uid"].to_pylist()
+    (port,) = free_ports(1)
+    address, package = f"http://127.0.0.1:{port}", ["--working-dir", str(ROOT), "--", "python", "-m"]
+    # Not tmp_path: Ray's sockets do not fit below a path that long.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, ray_head(Path(folder), more_env=moto) as head:
+        embed = ["--model", f"{root}/model", "--manifest", f"{root}/shards", "--out", f"{root}/corpus"]
+        ray_job(head, "submit", *package, "jobs.embed_corpus", *embed, "--part-rows", "4", "--tracking", "none")
+        serve = ["--corpus", f"{root}/corpus", "--port", str(port)]
+        ray_job(head, "submit", "--submission-id", "search", "--no-wait", *package, "jobs.serve", *serve)
+        wait_for(answers(f"{address}/healthz"))
+
+        found = requests.post(f"{address}/search", json={"query": caption_of(1), "top": 6}, timeout=60).json()
+        assert found["model_id"] == model_id
+        assert {each["uid"] for each in found["results"]} == set(uids)
+        alike = requests.post(f"{address}/search", json={"like": uids[2], "top": 2}, timeout=60).json()
+        assert uids[2] not in {each["uid"] for each in alike["results"]}
+        part = requests.get(f"{address}/videos/{uids[3]}", headers={"Range": "bytes=10-59"}, timeout=60)
+        assert (part.status_code, part.content) == (206, film(3)[10:60])
+        assert requests.get(f"{address}/thumbnails/{uids[3]}.jpg", timeout=60).status_code == 200
+
+        ray_job(head, "stop", "search")
+        assert "stopped" in ray_job(head, "status", "search").lower()
+        wait_for(lambda: not answers(f"{address}/healthz")())
+        told = ray_job(head, "logs", "search")
+        assert "answering what has come" in told
 
 
 def test_wrong_requests_start_nothing(tmp_path):
