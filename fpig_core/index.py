@@ -76,7 +76,7 @@ def exact_top(
     """The ``k`` best of ``vector_BD``, or of its rows ``only`` (rising), by inner products -> scores, positions [Q, k].
 
     Vectors of any float type and place, a memory-mapped file among them: blocks of rows are read as they come. ``k`` is
-    cut to the number of rows. Equal scores stand in the order of rows.
+    cut to the number of rows. Equal scores that are found stand in the order of rows.
     """
     num_rows = len(vector_BD) if only is None else len(only)
     k = min(k, num_rows)

@@ -14,8 +14,7 @@ from fpig_core.retrieval import encode_queries
 from jobs.cli import Report, launch
 from jobs.models import load_model_of
 from pipelines.columns import VECTOR
-from pipelines.corpus import read_columns, read_committed
-from pipelines.manifest import load_manifest_of
+from pipelines.corpus import manifest_of, read_columns, read_committed
 from pipelines.search_index_build import Trial, build_index
 from pipelines.search_rows import corpus_uids, rows_of, with_metadata
 
@@ -57,7 +56,7 @@ class Args:
 
 def main(args: Args) -> Report:
     meta = read_committed(args.corpus)
-    rows = rows_of(load_manifest_of(meta, manifest=args.manifest), corpus_uids(args.corpus, meta))
+    rows = rows_of(manifest_of(args.corpus, meta, manifest=args.manifest), corpus_uids(args.corpus, meta))
     if args.metadata:
         rows = with_metadata(rows, args.metadata)
     if not rows.num_rows:

@@ -17,6 +17,7 @@ from jobs.cli import Report, launch
 from jobs.models import model_folder
 from pipelines import storage
 from pipelines.guarded import decode_guarded
+from pipelines.limits import VideoLimits
 from pipelines.manifest import Manifest, load_manifest
 from pipelines.manifest_file import is_ok
 from pipelines.quarantine import SampleError
@@ -106,8 +107,15 @@ def draw_rows(model: FPig, manifest: Manifest, rows: list[int]) -> tuple[list[To
     return pictures, rejected
 
 
-def draw_video(model: FPig, sample: dict, data: bytes | SampleError) -> TokenPicture:
-    frame_F3HW = decode_guarded(sample, data, preprocess=model.config.preprocess)
+def draw_video(
+    model: FPig, sample: dict, data: bytes | SampleError, *, limits: VideoLimits = VideoLimits()
+) -> TokenPicture:
+    """The frames that the model sees of a video, and which patches it kept.
+
+    Raises:
+        SampleError: ``data`` is one, or cannot be decoded within ``limits``.
+    """
+    frame_F3HW = decode_guarded(sample, data, preprocess=model.config.preprocess, limits=limits)
     with torch.inference_mode():
         frame_1F3HW = torch.from_numpy(frame_F3HW)[None].to(next(model.parameters()).device)
         selection = model.encode_video(frame_1F3HW).selection

@@ -17,6 +17,7 @@ from jobs.models import MLFLOW_SCHEMES, model_folder, read_origin
 from jobs.revision import code_revision
 from jobs.tracking import output_run
 from pipelines import storage
+from pipelines.commit import remove_manifests
 from pipelines.embed import EmbedPlan, EmbedSettings, committed, embed_parts, finish_embedding, plan_embedding
 from pipelines.manifest import load_manifest
 from pipelines.part_files import Tally, remove_parts
@@ -116,6 +117,7 @@ def drop_stale(plan: EmbedPlan, settings: EmbedSettings) -> None:
     """Delete the files that the corpus left out, if that is wanted."""
     if settings.stale == "delete":
         remove_parts(plan.out_url, keep=plan.parts.names)
+        remove_manifests(plan.out_url, keep=plan.manifest.digest)
 
 
 def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
@@ -124,8 +126,10 @@ def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
         return absolute(model)
     # MLflow's download lies on this machine alone: it travels to the workers beside the corpus.
     url = storage.join(plan.out_url, "model")
-    for path in sorted(folder.iterdir()) if plan.missing else ():
-        storage.upload(path, storage.join(url, path.name))
+    for path in sorted(folder.iterdir()):
+        target = storage.join(url, path.name)
+        if not storage.exists(target) or storage.size(target) != path.stat().st_size:
+            storage.upload(path, target)
     return url
 
 

@@ -39,9 +39,9 @@ from jobs.query_sets import CHOICES, Choice, choose_queries, read_bank, read_cat
 from jobs.report_pictures import Search
 from jobs.revision import code_revision
 from pipelines import storage
-from pipelines.corpus import NUM_READERS, Corpus, part_files, read_corpus
+from pipelines.corpus import NUM_READERS, Corpus, manifest_of, part_files, read_corpus
 from pipelines.datasets.consistency import read_mark
-from pipelines.manifest import Manifest, load_manifest_of
+from pipelines.manifest import Manifest
 from pipelines.second_stage import read_rerank_columns
 
 EXAMPLE = "python -m jobs.evaluate --corpus runs/demo/corpus --json runs/demo/evaluate.json"
@@ -111,7 +111,7 @@ class Args:
 
 def main(args: Args) -> Report:
     corpus = read_corpus(args.corpus, column=args.column)
-    manifest = load_manifest_of(corpus.meta, manifest=args.manifest)
+    manifest = manifest_of(args.corpus, corpus.meta, manifest=args.manifest)
     bundle, origin = load_model_of(corpus.meta, model=args.model, tracking=args.tracking)
     dataset = read_mark(manifest.root)
     asked = CHOICES[dataset["protocol"]] if dataset else "first"

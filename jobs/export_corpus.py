@@ -3,9 +3,8 @@
 import dataclasses
 
 from jobs.cli import Report, launch
-from pipelines.corpus import read_committed
+from pipelines.corpus import manifest_of, read_committed
 from pipelines.interchange import ROWS_PER_FILE, Format, export_corpus
-from pipelines.manifest import load_manifest_of
 from pipelines.search_rows import corpus_uids, rows_of
 
 EXAMPLE = "python -m jobs.export_corpus --corpus runs/demo/corpus --out runs/demo/corpus-export --layout clip-retrieval"
@@ -31,7 +30,7 @@ class Args:
 
 def main(args: Args) -> Report:
     meta = read_committed(args.corpus)
-    rows = rows_of(load_manifest_of(meta, manifest=args.manifest), corpus_uids(args.corpus, meta))
+    rows = rows_of(manifest_of(args.corpus, meta, manifest=args.manifest), corpus_uids(args.corpus, meta))
     if not rows.num_rows:
         raise ValueError(f"the corpus at {args.corpus} holds no video: there is nothing to export")
     num_files = export_corpus(

@@ -46,8 +46,12 @@ def read_origin(folder: Path) -> dict[str, Any]:
     return json.loads(record.read_text()) if record.exists() else {}
 
 
-def load_model_of(corpus_meta: dict, *, model: str = "", tracking: str = NO_TRACKING) -> tuple[Bundle, dict[str, Any]]:
+def load_model_of(
+    corpus_meta: dict, *, model: str = "", tracking: str = NO_TRACKING, device: str = ""
+) -> tuple[Bundle, dict[str, Any]]:
     """The model that embedded a corpus, and its origin; ``model`` says where it is, by default where it was then.
+
+    ``device`` is by default a GPU where there is one.
 
     Raises:
         ValueError: it isn't there, or is another model: its vectors do not compare with the corpus.
@@ -63,4 +67,5 @@ def load_model_of(corpus_meta: dict, *, model: str = "", tracking: str = NO_TRAC
                 f"got model {got} at {where}, wanted {wanted}, which embedded this corpus; "
                 f"give that one, or embed the corpus with {where}"
             )
-        return load_bundle(folder, device="cuda" if torch.cuda.is_available() else "cpu"), read_origin(folder)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return load_bundle(folder, device=device), read_origin(folder)

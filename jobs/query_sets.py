@@ -12,9 +12,9 @@ from fpig_core.evaluation import Queries
 from fpig_core.normalisers import Bank
 from fpig_core.retrieval import encode_queries
 from pipelines import storage
-from pipelines.corpus import Corpus, read_corpus
+from pipelines.corpus import Corpus, manifest_of, read_corpus
 from pipelines.datasets.catalogue import Protocol
-from pipelines.manifest import Manifest, load_manifest_of
+from pipelines.manifest import Manifest
 from pipelines.tables import read_rows
 
 Choice = Literal["first", "all", "paragraph"]
@@ -53,7 +53,7 @@ def read_bank(url: str, bundle: Bundle, *, column: str) -> Bank:
             f"got the bank {url} of model {corpus.meta['model_id']}, wanted one of {bundle.model_id}; "
             "embed that set with this model"
         )
-    manifest = load_manifest_of(corpus.meta)
+    manifest = manifest_of(url, corpus.meta)
     texts = choose_queries(corpus.uids, manifest, queries="all").texts
     name = PurePosixPath(manifest.root).name
     return Bank(torch.from_numpy(encode_queries(bundle, texts)), torch.from_numpy(corpus.vectors), name)

@@ -13,7 +13,7 @@ from jobs.cli import Report, launch
 from jobs.models import load_model_of
 from jobs.text import plain
 from pipelines.filters import parse_condition
-from pipelines.searcher import Found, Searcher, read_meta
+from pipelines.searcher import Found, Searcher, corpus_of
 
 EXAMPLE = 'python -m jobs.search --corpus runs/demo/corpus --query "a red square moves left"'
 
@@ -55,7 +55,7 @@ def main(args: Args) -> Report:
         raise ValueError("give --corpus to compare every video, or --index, and only one of both")
     url = args.corpus or args.index
     where = [parse_condition(text) for text in args.where]
-    bundle, _ = load_model_of(read_meta(url), model=args.model, tracking=args.tracking)
+    bundle, _ = load_model_of(corpus_of(url)[1], model=args.model, tracking=args.tracking)
     searcher = Searcher.open(url, bundle=bundle, manifest=args.manifest)
     if args.like:
         found = searcher.like(args.like, top=args.top, where=where)

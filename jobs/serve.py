@@ -76,6 +76,7 @@ class Args:
             model=self.model if ":/" in self.model or not self.model else storage.absolute(self.model),
             manifest=storage.absolute(self.manifest) if self.manifest else "",
             tracking=self.tracking,
+            device="cuda" if self.gpus else "cpu",  # Ray hides no GPU from who reserves none
             limits=self.limits,
         )
 
@@ -102,7 +103,7 @@ def from_config(values: dict[str, Any]) -> Application:
 
 def main(args: Args) -> Report:
     console, begun = Console(), time.monotonic()
-    about = args.source.open().about()
+    about = dataclasses.replace(args.source, device="cpu").open().about()
     is_private = not os.environ.get("RAY_ADDRESS")
     require_free_port(args.host, args.port)
     connect()

@@ -5,7 +5,7 @@ import dataclasses
 from rich.console import Console
 
 from jobs.cli import DONE, FAILED, Report, launch
-from pipelines.corpus import read_committed
+from pipelines.corpus import manifest_of, read_committed
 from pipelines.manifest import load_manifest
 from pipelines.verify import verify_corpus
 
@@ -26,7 +26,8 @@ class Args:
 
 def main(args: Args) -> Report:
     meta = read_committed(args.corpus)
-    found = verify_corpus(args.corpus, load_manifest(args.manifest or meta["manifest"]))
+    manifest = load_manifest(args.manifest) if args.manifest else manifest_of(args.corpus, meta)
+    found = verify_corpus(args.corpus, manifest)
     for problem in found.problems:
         Console(stderr=True).print(f"PROBLEM: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
     summary = dataclasses.asdict(found) | {

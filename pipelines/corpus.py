@@ -1,7 +1,8 @@
 """A corpus: what one model tells of every video of a manifest, as a folder that is complete once committed.
 
 ``parts/*.parquet`` hold one vector a video, and further columns by choice; ``quarantine/*.parquet`` hold the rejected
-samples with reasons; ``_COMMITTED.json`` is written last, and names the files that count. Whatever was killed and run
+samples with reasons; ``manifests/DIGEST.parquet`` is the manifest, for that of the shards is replaced when they are
+indexed again; ``_COMMITTED.json`` is written last, and names the files that count. Whatever was killed and run
 again: each uid of the manifest is in exactly one of both. A manifest that grew gives a new commit in place of the old.
 """
 
@@ -18,23 +19,23 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.columns import VECTOR, Column
+from pipelines.manifest import Manifest, load_manifest
 from pipelines.ordered import map_on_threads
-from pipelines.part_files import NUM_READERS, Tally, missing_parts, part_files
-from pipelines.part_plan import Parts
+from pipelines.part_files import NUM_READERS, part_files
 from pipelines.parts import (
     FORMAT,
     QUARANTINE_SCHEMA,
     CorpusSpec,
-    Written,
     open_table,
-    read_identity,
     read_table,
     values_of,
 )
 
 COMMITTED = "_COMMITTED.json"
-HISTORY = ("manifest_digest", "parts_digest", "num_samples", "num_rejected", "code_revision", "mlflow_run_id")
-"""What a commit keeps of those before it."""
+
+
+class ChangedError(ValueError):
+    """A part is gone, or not as long as it was: the corpus is no longer the one that was opened."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,65 +50,26 @@ class Corpus:
     meta: dict[str, Any]
 
 
-def require_same(url: str, spec: CorpusSpec) -> None:
-    """Refuse a folder that already holds a corpus of another model or layout.
+def kept_manifest(url: str, digest: str) -> str:
+    """Where a corpus keeps the manifest of this digest."""
+    return storage.join(url, "manifests", f"{digest}.parquet")
+
+
+def manifest_of(url: str, meta: Mapping[str, Any], *, manifest: str = "") -> Manifest:
+    """The manifest that a corpus was made from; ``manifest`` says where its shards are now, if they were moved.
 
     Raises:
-        ValueError: what the folder was made with, what was wanted, and the remedy.
+        ValueError: it isn't there, or is another manifest.
     """
-    got = _identity_of_folder(url)
-    for name, wanted in spec.identity().items():
-        if got and got.get(name) != wanted:
-            raise ValueError(
-                f"the corpus at {url} was made with {name}={got.get(name, 'unknown')!r}, this request has "
-                f"{name}={wanted!r}; give another output folder, or delete that one"
-            )
-
-
-def _identity_of_folder(url: str) -> dict[str, str]:
-    """Identity of what a folder holds; empty if it holds nothing yet."""
-    if meta := find_committed(url):
-        return CorpusSpec.from_meta(meta).identity()
-    file = next((file for file, _ in storage.iter_stamps(url) if file.endswith(".parquet")), None)
-    return (read_identity(file) or {"model_id": "unknown"}) if file else {}
-
-
-def commit(
-    url: str, *, spec: CorpusSpec, parts: Parts, counts: Tally, written: Written, lineage: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Declare the corpus complete: write ``_COMMITTED.json`` and return its content.
-
-    If a second copy of the job was faster, its commit stands.
-
-    Raises:
-        ValueError: a part is not there, or the folder was given to another corpus meanwhile.
-    """
-    require_same(url, spec)
-    if left := missing_parts(url, parts):
-        raise ValueError(f"{len(left)} parts of {url} are missing (first: {left[0].name}); run the same command again")
-    assert not counts.unknown, f"{len(counts.unknown)} parts were not counted"
-    names = [name.decode() for name in parts.names]
-    meta = {
-        "format": FORMAT,
-        **dataclasses.asdict(spec),
-        **dataclasses.asdict(written),
-        "num_samples": parts.num_samples,
-        "num_embedded": int(counts.num_embedded.sum()),
-        "num_rejected": counts.rejected.total(),
-        "rejected": dict(sorted(counts.rejected.items())),
-        "parts": names,
-        "part_embedded": counts.num_embedded.tolist(),
-        "parts_digest": parts_digest(names),
-        "previous": [],
-        **lineage,
-    }
-    assert meta["num_samples"] == meta["num_embedded"] + meta["num_rejected"], meta
-    if before := find_committed(url):
-        if all(before[name] == meta[name] for name in ("parts_digest", "manifest_digest", "part_embedded")):
-            return before
-        meta["previous"] = [*before["previous"], {name: before[name] for name in HISTORY}]
-    storage.write_bytes(storage.join(url, COMMITTED), (json.dumps(meta, indent=2) + "\n").encode())
-    return meta
+    wanted = meta["manifest_digest"]
+    where = manifest or kept_manifest(url, wanted)
+    found = load_manifest(where)
+    if found.digest != wanted:
+        raise ValueError(
+            f"got manifest {found.digest} at {where}, wanted {wanted}, from which the corpus was made; "
+            "give that one with --manifest, or embed the corpus again"
+        )
+    return found if manifest else dataclasses.replace(found, root=meta["manifest"])
 
 
 def find_committed(url: str) -> dict[str, Any] | None:
@@ -196,7 +158,8 @@ def read_columns(
     ``read_committed`` told before, so that it need not be read again.
 
     Raises:
-        ValueError: the corpus is not complete, lacks a column, or a part is gone or not as long as it was.
+        ValueError: the corpus is not complete, or lacks a column.
+        ChangedError: a part is gone or not as long as it was.
     """
     meta = read_committed(url) if meta is None else meta
     spec = CorpusSpec.from_meta(meta)
@@ -214,7 +177,7 @@ def read_columns(
         file_url = storage.join(url, "parts", f"{meta['parts'][i]}.parquet")
         with _open_part(file_url) as file:
             if file.metadata.num_rows != edges[i + 1] - edges[i]:
-                raise ValueError(f"{file_url} is not as long as it was; run python -m jobs.verify_corpus")
+                raise ChangedError(f"{file_url} is not as long as it was; run python -m jobs.verify_corpus")
             stored = [name for column in columns for name in spec.stored_names(column)]
             _read_rows(file, columns, stored, rows=rows[here] - edges[i], out=out, place=here)
 
@@ -227,7 +190,7 @@ def _open_part(file_url: str) -> pq.ParquetFile:
     try:
         return open_table(file_url)
     except FileNotFoundError:
-        raise ValueError(
+        raise ChangedError(
             f"{file_url} is gone: the corpus has changed; open it again, and build its index again"
         ) from None
 

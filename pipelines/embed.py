@@ -11,19 +11,20 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from fpig_core.bundle import load_bundle
 from fpig_core.preprocess import Preprocess
+from pipelines import storage
 from pipelines.columns import choose_columns
-from pipelines.corpus import commit, find_committed, parts_digest, require_same
+from pipelines.commit import commit, require_growth, require_same, stale_parts
+from pipelines.corpus import find_committed, kept_manifest, parts_digest
 from pipelines.embed_stages import Work, decode_batch, write_part
 from pipelines.encode import EncodeVideos
 from pipelines.frame_cache import require_fitting
 from pipelines.manifest import Manifest
-from pipelines.part_files import Examples, Tally, count_parts, find_parts
+from pipelines.part_files import Tally, count_parts, find_parts
 from pipelines.part_plan import Parts, plan_parts
 from pipelines.parts import CorpusSpec, PartCount, Written, preprocess_digest
 from pipelines.places import absolute, local_bundle
@@ -111,6 +112,7 @@ class EmbedPlan:
     preprocess: Preprocess
     parts: Parts
     missing: Parts
+    may_shrink: bool
 
     @property
     def num_missing(self) -> int:
@@ -148,7 +150,11 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
     parts = plan_parts(manifest, spec.digest, part_rows=spec.part_rows)
     is_there, foreign = find_parts(out_url, parts.names)
     if settings.stale == "refuse":
-        _require_growth(out_url, parts, foreign)
+        # What an earlier commit left out counts no more.
+        if meta := find_committed(out_url):
+            require_growth(out_url, meta, parts.names)
+        elif foreign.count:
+            raise stale_parts(out_url, foreign.count, foreign.first)
     return EmbedPlan(
         manifest=dataclasses.replace(manifest, url=absolute(manifest.url), root=absolute(manifest.root)),
         model_url=model_url,
@@ -158,20 +164,8 @@ def plan_embedding(manifest: Manifest, *, model_url: str, out_url: str, settings
         preprocess=preprocess,
         parts=parts,
         missing=parts.where(~is_there),
+        may_shrink=settings.stale != "refuse",
     )
-
-
-def _require_growth(url: str, parts: Parts, foreign: Examples) -> None:
-    """Refuse to leave out what the corpus holds. What an earlier commit left out counts no more."""
-    meta = find_committed(url)
-    lost = np.setdiff1d(np.array(meta["parts"], parts.names.dtype), parts.names) if meta else np.empty(0)
-    count = foreign.count if meta is None else len(lost)
-    if count:
-        raise ValueError(
-            f"{url} holds {count} parts with videos that are not in this manifest, or were replaced "
-            f"(such as {lost[0].decode() if meta else foreign.first}); give another output folder, "
-            "or leave them out of the corpus with --stale leave"
-        )
 
 
 def embed_parts(plan: EmbedPlan, settings: EmbedSettings) -> Iterator[PartCount]:
@@ -239,10 +233,12 @@ def finish_embedding(plan: EmbedPlan, counts: Tally, *, lineage: Mapping[str, An
     return commit(
         plan.out_url,
         spec=plan.spec,
+        manifest=plan.manifest,
         parts=plan.parts,
         counts=counts,
         written=plan.written,
         lineage=places | dict(lineage),
+        may_shrink=plan.may_shrink,
     )
 
 
@@ -253,7 +249,9 @@ def committed(plan: EmbedPlan) -> dict[str, Any] | None:
         "manifest_digest": plan.manifest.digest,
         "parts_digest": parts_digest([name.decode() for name in plan.parts.names]),
     }
-    return meta if meta and all(meta[name] == value for name, value in wanted.items()) else None
+    if meta is None or any(meta[name] != value for name, value in wanted.items()):
+        return None
+    return meta if storage.exists(kept_manifest(plan.out_url, plan.manifest.digest)) else None
 
 
 def _context(*, preserve_order: bool) -> DataContext:

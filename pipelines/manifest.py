@@ -4,8 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -163,22 +162,6 @@ def load_manifest(url: str) -> Manifest:
         names = groups.schema.names
         raise ValueError(f"got {file_url} with columns {names}, wanted a manifest of this version; {remedy}")
     return Manifest(url=file_url, digest=groups.digest, root=root, stamp=groups.stamp)
-
-
-def load_manifest_of(corpus_meta: Mapping[str, Any], *, manifest: str = "") -> Manifest:
-    """The manifest of a corpus; ``manifest`` says where it is, by default where it was then.
-
-    Raises:
-        ValueError: it isn't there, or is another manifest.
-    """
-    where, wanted = manifest or corpus_meta["manifest"], corpus_meta["manifest_digest"]
-    found = load_manifest(where)
-    if found.digest != wanted:
-        raise ValueError(
-            f"got manifest {found.digest} at {where}, wanted {wanted}, from which the corpus was made; "
-            "give that one with --manifest, or embed the corpus again"
-        )
-    return found
 
 
 def is_manifest(schema: pa.Schema) -> bool:

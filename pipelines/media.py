@@ -10,12 +10,15 @@ from pipelines.guard import run_guarded
 from pipelines.guarded import decode_guarded
 from pipelines.limits import VideoLimits
 from pipelines.manifest import Manifest
+from pipelines.quarantine import SampleError
 from pipelines.reader import Ranges, open_video
 from pipelines.stills import middle_frame, to_jpeg
 
 # Somebody waits for the picture.
 STILL_LIMITS = VideoLimits(max_cpu_s=10.0, max_idle_s=10.0, max_wait_s=30.0, max_memory_bytes=1 << 30)
 STILL_PX = 480
+MAX_WHOLE_BYTES = 256 << 20
+"""The largest video that is read as a whole."""
 MEDIA_TYPES = {
     "avi": "video/x-msvideo",
     "mkv": "video/x-matroska",
@@ -47,13 +50,17 @@ class Media:
         """``read(start, length)`` of the bytes of a manifest row's video."""
         return open_video(self.manifest, sample, limits=self.limits)
 
+    def whole(self, sample: dict[str, Any]) -> bytes:
+        """All bytes of a manifest row's video, unless they are more than ``MAX_WHOLE_BYTES``."""
+        if sample["video_bytes"] > MAX_WHOLE_BYTES:
+            raise SampleError("too_large", f"{sample['video_bytes']} bytes, read as a whole up to {MAX_WHOLE_BYTES}")
+        return self.open(sample)(0, sample["video_bytes"])
+
     def still(self, sample: dict[str, Any]) -> bytes:
         """A JPEG of the frame in the middle of a manifest row's segment, decoded in a process that can be lost."""
-        read = self.open(sample)
         if sample["video_suffix"] not in DEMUXERS:
             three_frames = dataclasses.replace(self.preprocess, num_frames=3)
-            data = read(0, sample["video_bytes"])
-            frame_3HW = decode_guarded(sample, data, preprocess=three_frames, limits=self.limits)[1]
+            frame_3HW = decode_guarded(sample, self.whole(sample), preprocess=three_frames, limits=self.limits)[1]
             return to_jpeg(frame_3HW.transpose(1, 2, 0), side_px=STILL_PX)
         call = functools.partial(
             middle_frame,
@@ -64,4 +71,4 @@ class Media:
             side_px=STILL_PX,
             limits=self.limits,
         )
-        return run_guarded(call, read, limits=self.limits)
+        return run_guarded(call, self.open(sample), limits=self.limits)

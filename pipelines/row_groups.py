@@ -38,18 +38,21 @@ class RowGroups:
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._open()
 
-    def _open(self) -> None:
+    def _open(self, *, wanted: str | None = None) -> None:
+        """Take up the file as it is now; one of another digest than ``wanted`` leaves everything as it was."""
         stamp = storage.stamp(self._url)
         if stamp is None:
             raise FileNotFoundError(self._url)
-        self.stamp = stamp
-        self._file = pq.ParquetFile(RangeFile(self._url), pre_buffer=True)
-        about = self._file.metadata
+        file = pq.ParquetFile(RangeFile(self._url), pre_buffer=True)
+        about = file.metadata
         metadata: dict[bytes, bytes] = about.metadata or {}
-        self.schema: pa.Schema = self._file.schema_arrow
+        digest = metadata.get(DIGEST_KEY, b"").decode() if COUNTS_KEY in metadata else ""
+        if wanted not in (None, digest):
+            raise ValueError(f"the manifest at {self._url} was written anew while it was read; start again")
+        self.stamp, self.digest, self._file = stamp, digest, file
+        self.schema: pa.Schema = file.schema_arrow
         self.num_rows: int = about.num_rows
         counts = json.loads(metadata.get(COUNTS_KEY, b"[]"))
-        self.digest = metadata.get(DIGEST_KEY, b"").decode() if COUNTS_KEY in metadata else ""
         self._end = np.cumsum([about.row_group(i).num_rows for i in range(about.num_row_groups)], dtype=np.int64)
         self._end_captioned = np.cumsum([captioned for _, captioned in counts], dtype=np.int64)
         self.num_ok = sum(ok for ok, _ in counts)
@@ -113,10 +116,7 @@ class RowGroups:
     def _read(self, number: int, columns: _Columns) -> pa.Table:
         with self._lock:
             if storage.stamp(self._url) != self.stamp:
-                digest = self.digest
-                self._open()
-                if self.digest != digest:
-                    raise ValueError(f"the manifest at {self._url} was written anew while it was read; start again")
+                self._open(wanted=self.digest)
             return self._file.read_row_group(number, columns=None if columns is None else list(columns))
 
     def _schema(self, columns: _Columns) -> pa.Schema:

@@ -1,7 +1,8 @@
 """An index of a corpus as a folder, and how it is opened: by memory map, so that its size does not count.
 
 ``VERSION/vectors.npy`` (as the corpus stores them), ``VERSION/first.faiss`` (unless every vector is compared),
-``VERSION/rows.arrow`` (what there is to say of each video), and ``_INDEX.json``, which names the version and is
+``VERSION/rows.arrow`` (what there is to say of each video), ``VERSION/corpus.json`` (the commit of the corpus), and
+``_INDEX.json``, which names the version and is
 replaced in one step: an index is complete or invisible, and a rebuilt one takes over at once.
 """
 
@@ -9,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,8 +26,8 @@ from fpig_core.index_kinds import Effort
 from pipelines import storage
 
 MARKER = "_INDEX.json"
-FORMAT = 1
-VECTORS, FIRST, ROWS = "vectors.npy", "first.faiss", "rows.arrow"
+FORMAT = 2
+VECTORS, FIRST, ROWS, CORPUS = "vectors.npy", "first.faiss", "rows.arrow", "corpus.json"
 CACHE = "~/.cache/fpig/indexes"
 """Where copies of remote indexes are kept on this machine."""
 
@@ -37,6 +39,11 @@ class OpenIndex:
     index: CompressedIndex
     rows: pa.Table
     meta: dict[str, Any]
+    folder: Path
+
+    def read_commit(self) -> dict[str, Any]:
+        """All that the corpus told of itself when the index was built, the names of its parts among it."""
+        return json.loads((self.folder / CORPUS).read_text())
 
 
 def is_index(url: str) -> bool:
@@ -55,6 +62,9 @@ def read_marker(url: str) -> dict[str, Any]:
     meta = json.loads(storage.read_bytes(marker))
     if meta.get("format") != FORMAT:
         raise ValueError(f"{marker} has format {meta.get('format')!r}, wanted {FORMAT}; build the index again")
+    # They become paths on this machine.
+    if not re.fullmatch(r"[0-9a-f]{16}", meta["version"]) or not meta["files"].keys() <= {VECTORS, FIRST, ROWS, CORPUS}:
+        raise ValueError(f"{marker} names files that no index has; build the index again")
     return meta
 
 
@@ -79,7 +89,7 @@ def open_index(url: str, *, cache: str = CACHE) -> OpenIndex:
     index = CompressedIndex(meta["kind"], first, vector_BD, effort=Effort(**meta["effort"]))
     with pa.memory_map(str(folder / ROWS)) as source:
         rows = pa.ipc.open_file(source).read_all()
-    return OpenIndex(index=index, rows=rows, meta=meta)
+    return OpenIndex(index=index, rows=rows, meta=meta, folder=folder)
 
 
 def commit_index(url: str, draft: Path, meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Build an index from a corpus, part by part: its vectors never stand in memory at once."""
 
 import dataclasses
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +19,13 @@ from pipelines import storage
 from pipelines.columns import VECTOR
 from pipelines.part_vectors import iter_vectors
 from pipelines.parts import CorpusSpec
-from pipelines.search_index import FIRST, ROWS, VECTORS, commit_index
+from pipelines.search_index import CORPUS, FIRST, ROWS, VECTORS, commit_index
 
 BLOCK_ROWS = 16_384
 TOP = 10
 NUM_TIMED = 32
-LEFT_OUT = ("parts", "part_embedded")
+LONG = ("parts", "part_embedded")
+"""What the marker leaves out of the corpus's commit: an entry a part."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ def build_index(
         draft.mkdir()
         vector_BD = write_vectors(draft / VECTORS, corpus_url, corpus_meta)
         write_rows(draft / ROWS, rows)
+        (draft / CORPUS).write_text(json.dumps(dict(corpus_meta)))
         first = None if kind == "flat" else _write_first_stage(draft / FIRST, kind, vector_BD)
         trial = _choose_effort(kind, first, vector_BD, query_QD, min_recall=min_recall, tell=tell)
         meta = {
@@ -72,7 +75,7 @@ def build_index(
             "num_vectors": len(vector_BD),
             "dim": vector_BD.shape[1],
             "corpus": storage.absolute(corpus_url),
-            "corpus_meta": {name: value for name, value in corpus_meta.items() if name not in LEFT_OUT},
+            "corpus_meta": {name: value for name, value in corpus_meta.items() if name not in LONG},
         }
         return commit_index(out_url, draft, meta)
 

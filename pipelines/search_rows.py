@@ -22,25 +22,31 @@ MORE_COLUMNS = ("video_bytes", "codec", "width", "height", "duration_s")
 
 
 def rows_of(manifest: Manifest, uids: Sequence[str] | pa.Array) -> pa.Table:
-    """The rows of a manifest with these uids, in this order, and of its columns those that say something to a searcher.
+    """The rows of a manifest with these uids, and of its columns those that say something to a searcher.
+
+    Uids stand in the order of the manifest, as those of a corpus do.
 
     Raises:
-        ValueError: a uid that the manifest lacks.
+        ValueError: a uid that the manifest lacks, or one out of order.
     """
     empty = manifest.slice(0, 0)
     columns = [name for name in (*SAMPLE_COLUMNS, *MORE_COLUMNS) if name in empty.column_names]
     wanted = pa.array(uids, pa.string())
-    pieces = [empty.select(columns).append_column("place", pa.array([], pa.int32()))]
+    pieces = [empty.select(columns)]
+    num_found = 0
     for rows in manifest.batches(columns):
-        place = pc.call_function("index_in", [rows["uid"]], pc.SetLookupOptions(wanted))
-        pieces.append(rows.append_column("place", place).filter(place.is_valid()))
+        # Of those that are left, these rows can hold the next ones alone.
+        expected = wanted.slice(num_found, rows.num_rows)
+        found = rows.filter(pc.call_function("is_in", [rows["uid"]], pc.SetLookupOptions(expected)))
+        num_found += found.num_rows
+        pieces.append(found)
     table = pa.concat_tables(pieces)
-    if table.num_rows != len(wanted):
+    if not table["uid"].combine_chunks().equals(wanted):
         raise ValueError(
-            f"found {table.num_rows} of the {len(wanted)} videos of the corpus in the manifest at {manifest.url}; "
-            "give the one that it was made from, or embed the corpus again"
+            f"found {table.num_rows} of the {len(wanted)} videos of the corpus, in its order, in the manifest at "
+            f"{manifest.url}; give the one that it was made from, or embed the corpus again"
         )
-    return table.sort_by("place").drop_columns(["place"])
+    return table
 
 
 def corpus_uids(url: str, meta: Mapping[str, Any]) -> pa.Array:

@@ -7,7 +7,7 @@ for found in searcher.search(["a red square moves left"], top=5)[0]:
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,9 +16,8 @@ import pyarrow as pa
 from fpig_core.bundle import Bundle
 from fpig_core.index import ExactIndex
 from fpig_core.retrieval import encode_queries
-from pipelines.corpus import read_committed, read_corpus
+from pipelines.corpus import manifest_of, read_committed, read_corpus
 from pipelines.filters import Condition, filterable, matching_rows
-from pipelines.manifest import load_manifest_of
 from pipelines.search_index import is_index, open_index, read_marker
 from pipelines.search_rows import SAMPLE_COLUMNS, find_row, rows_of
 from pipelines.second_stage import rerank_rows
@@ -54,13 +53,16 @@ class Found:
     metadata: dict[str, Any]
 
 
-def read_meta(url: str) -> dict[str, Any]:
-    """What a corpus tells of itself, or the corpus that an index was built from.
+def corpus_of(url: str) -> tuple[str, dict[str, Any]]:
+    """Where a corpus is and what it tells of itself, or the corpus that an index was built from.
 
     Raises:
         ValueError: neither is complete there.
     """
-    return read_marker(url)["corpus_meta"] if is_index(url) else read_committed(url)
+    if not is_index(url):
+        return url, read_committed(url)
+    marker = read_marker(url)
+    return marker["corpus"], marker["corpus_meta"]
 
 
 class Searcher:
@@ -70,7 +72,14 @@ class Searcher:
     """
 
     def __init__(
-        self, *, bundle: Bundle, index: VectorIndex, rows: pa.Table, corpus_url: str, meta: Mapping[str, Any]
+        self,
+        *,
+        bundle: Bundle,
+        index: VectorIndex,
+        rows: pa.Table,
+        corpus_url: str,
+        meta: Mapping[str, Any],
+        read_commit: Callable[[], Mapping[str, Any]],
     ) -> None:
         if bundle.model_id != meta["model_id"]:
             raise ValueError(
@@ -82,7 +91,8 @@ class Searcher:
         assert rows.num_rows == len(index), (rows.num_rows, len(index))
         self.model_id, self.num_videos, self.meta = bundle.model_id, len(index), dict(meta)
         self.columns = filterable(rows.schema)
-        self._bundle, self._index, self._rows, self._corpus_url = bundle, index, rows, corpus_url
+        self._bundle, self._index, self._rows = bundle, index, rows
+        self._corpus_url, self._read_commit = corpus_url, read_commit
 
     @classmethod
     def open(cls, url: str, *, bundle: Bundle, manifest: str = "") -> "Searcher":
@@ -96,11 +106,23 @@ class Searcher:
         """
         if is_index(url):
             opened = open_index(url)
-            about = {"corpus_url": opened.meta["corpus"], "meta": opened.meta["corpus_meta"]}
-            return cls(bundle=bundle, index=opened.index, rows=opened.rows, **about)
+            return cls(
+                bundle=bundle,
+                index=opened.index,
+                rows=opened.rows,
+                corpus_url=opened.meta["corpus"],
+                meta=opened.meta["corpus_meta"],
+                read_commit=opened.read_commit,
+            )
         corpus = read_corpus(url)
-        rows = rows_of(load_manifest_of(corpus.meta, manifest=manifest), corpus.uids)
-        return cls(bundle=bundle, index=ExactIndex(corpus.vectors), rows=rows, corpus_url=url, meta=corpus.meta)
+        return cls(
+            bundle=bundle,
+            index=ExactIndex(corpus.vectors),
+            rows=rows_of(manifest_of(url, corpus.meta, manifest=manifest), corpus.uids),
+            corpus_url=url,
+            meta=corpus.meta,
+            read_commit=lambda: corpus.meta,
+        )
 
     def search(
         self, queries: Sequence[str], *, top: int = 10, where: Sequence[Condition] = (), rerank_top: int = 0
@@ -112,6 +134,7 @@ class Searcher:
         Raises:
             ValueError: an empty query, top < 1, 0 < rerank_top < top, a condition on a column that is not there, or
                 ``rerank_top`` where the model or the corpus has no second stage.
+            ChangedError: candidates of the second stage are no longer in the corpus.
         """
         if any(not query.strip() for query in queries):
             raise ValueError("got an empty query; say in words what the video shows")
@@ -141,14 +164,9 @@ class Searcher:
 
     @functools.cached_property
     def _commit(self) -> Mapping[str, Any]:
-        """What the corpus tells of its parts, which an index leaves out. They are named by what they hold: a corpus
-        that grew since keeps them."""
-        if "parts" in self.meta:
-            return self.meta
-        commit = read_committed(self._corpus_url)
-        if commit["parts_digest"] != self.meta["parts_digest"]:
-            raise ValueError(f"the corpus at {self._corpus_url} is no longer that of the index; build its index again")
-        return commit
+        """What the corpus told of its parts when it was opened, or indexed. They are named by what they hold: one that
+        grew since keeps them."""
+        return self._read_commit()
 
     def _nearest(self, query_QD: np.ndarray, k: int, where: Sequence[Condition]) -> tuple[np.ndarray, np.ndarray]:
         only = matching_rows(self._rows, where) if where else None

@@ -188,6 +188,13 @@ def writing(url: str) -> Iterator[IO[bytes]]:
         filesystem.put_file(str(local_path), path)
 
 
+def copy(source_url: str, url: str) -> None:
+    """Copy an object of any size in bounded memory; it appears at once."""
+    with writing(url) as sink:
+        for chunk in read_chunks(source_url):
+            sink.write(chunk)
+
+
 def remove(url: str) -> None:
     """Remove one object; it is no error if it is gone already."""
     filesystem, path = _resolve(url)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.columns import Column
-from pipelines.corpus import commit
+from pipelines.commit import commit
 from pipelines.manifest import MANIFEST_SCHEMA, sample_uid, save_manifest
 from pipelines.part_files import Tally, count_parts, missing_parts
 from pipelines.part_plan import plan_parts
@@ -66,10 +66,12 @@ def write_part(url, spec, manifest, part):
     storage.write_bytes(part.url(url), part_bytes(spec, manifest.table.take(rows[ok]), values, written=written))
 
 
-def write_corpus(url, spec, manifest):
+def write_corpus(url, spec, manifest, *, may_shrink=False):
     parts = plan_parts(manifest, spec.digest, part_rows=spec.part_rows)
     for part in missing_parts(url, parts):
         write_part(url, spec, manifest, part)
     counts, written = Tally(parts, count_parts(url, parts)), Written(manifest_digest=manifest.digest)
-    commit(url, spec=spec, parts=parts, counts=counts, written=written, lineage={"model": "somewhere"})
+    lineage = {"model": "somewhere", "manifest": manifest.root}
+    terms = {"written": written, "lineage": lineage, "may_shrink": may_shrink}
+    commit(url, spec=spec, manifest=manifest, parts=parts, counts=counts, **terms)
     return parts

@@ -18,7 +18,7 @@ from fpig_core.fpig import FPig, FPigConfig, VideoFeatures
 from fpig_core.models import Method
 from fpig_core.preprocess import Preprocess
 from pipelines.columns import Column
-from pipelines.corpus import commit
+from pipelines.commit import commit
 from pipelines.manifest import MANIFEST_SCHEMA, Manifest, sample_uid, save_manifest
 from pipelines.part_files import Tally, count_parts
 from pipelines.part_plan import plan_parts
@@ -172,4 +172,4 @@ def write_corpus(
             Path(file).write_bytes(data)
     lineage = {"manifest": manifest.root, "model": model}
     counts = Tally(parts, count_parts(url, parts))
-    commit(url, spec=spec, parts=parts, counts=counts, written=written, lineage=lineage)
+    commit(url, spec=spec, manifest=manifest, parts=parts, counts=counts, written=written, lineage=lineage)

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 
-from jobs.serving.errors import ApiError, of_message
+from jobs.serving.errors import ApiError, of_message, store_failed
 from jobs.serving.requests import SearchRequest
 from pipelines.searcher import Found, Searcher
 
@@ -39,6 +39,9 @@ def _answer_group(searcher: Searcher, group: Sequence[SearchRequest]) -> list[li
     """Answers of requests that differ in their words and in ``top`` alone."""
     try:
         return _search(searcher, group)
+    except OSError as error:
+        # It took minutes, and would again for each of them.
+        return [store_failed("what is stored of the candidates", error)] * len(group)
     except Exception as error:
         if len(group) > 1:
             return [_answer_group(searcher, [request])[0] for request in group]

@@ -12,6 +12,7 @@ import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
 from ray.serve.deployment import Application
 
 from jobs.serving.app import make_app
@@ -41,12 +42,15 @@ class SearchReplica:
         torch.set_num_threads(num_threads)
         self._service = source.open()
         limits = self._service.limits
-        self._search_thread = ThreadPoolExecutor(1, thread_name_prefix="search")
+        # Judging candidates reads from a store, which may keep it waiting for minutes: other searches go on.
+        self._threads = {judges: ThreadPoolExecutor(1, thread_name_prefix="search") for judges in (False, True)}
         self._num_waiting, self._max_waiting = 0, limits.max_waiting
         self._timeout_s = limits.search_timeout_s
-        self._search_with_others: Any = self.search_batch  # Serve's wrapper takes one request, gives one answer
-        self.search_batch.set_max_batch_size(limits.max_batch)  # pyright: ignore[reportAttributeAccessIssue]
-        self.search_batch.set_batch_wait_timeout_s(limits.batch_wait_s)  # pyright: ignore[reportAttributeAccessIssue]
+        # Serve's wrapper takes one request, gives one answer.
+        self._with_others: dict[bool, Any] = {False: self.search_batch, True: self.judge_batch}
+        for batch in self._with_others.values():
+            batch.set_max_batch_size(limits.max_batch)
+            batch.set_batch_wait_timeout_s(limits.batch_wait_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self._service, search=self.search)
@@ -61,7 +65,7 @@ class SearchReplica:
             raise busy("searches", self._num_waiting)
         self._num_waiting += 1
         try:
-            return await asyncio.wait_for(self._search_with_others(request), self._timeout_s)
+            return await asyncio.wait_for(self._with_others[request.rerank_top > 0](request), self._timeout_s)
         except TimeoutError:
             raise too_slow("search result", self._timeout_s) from None
         finally:
@@ -70,8 +74,16 @@ class SearchReplica:
     @serve.batch  # pyright: ignore[reportCallIssue, reportArgumentType]
     async def search_batch(self, requests: list[SearchRequest]) -> Sequence[Answer]:
         """Answers in the order of requests; the event loop goes on meanwhile."""
+        return await self._answer(requests, judges=False)
+
+    @serve.batch  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async def judge_batch(self, requests: list[SearchRequest]) -> Sequence[Answer]:
+        """The same for requests with a second stage."""
+        return await self._answer(requests, judges=True)
+
+    async def _answer(self, requests: list[SearchRequest], *, judges: bool) -> Sequence[Answer]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._search_thread, self._service.answer, requests)
+        return await loop.run_in_executor(self._threads[judges], self._service.answer, requests)
 
 
 def build(
@@ -102,9 +114,17 @@ def start(application: Application, *, host: str, port: int) -> None:
     """Listen, and return once all replicas are ready.
 
     Raises:
+        ValueError: the cluster serves another application already, at another address.
         RuntimeError: the port is taken, or a replica does not start.
     """
     options = HTTPOptions(host=host, port=port, request_timeout_s=REQUEST_TIMEOUT_S)
+    running = _get_global_client(raise_if_no_controller_running=False)
+    # Serve listens at one address, and keeps it whatever a later application asks for.
+    if running and (there := (running.http_config.host, running.http_config.port)) != (host, port):
+        raise ValueError(
+            f"got --host {host} --port {port} on a cluster whose Ray Serve listens at {there[0]} port {there[1]}; "
+            "give that address, if everybody who reaches it may search, or end the other application"
+        )
     serve.start(proxy_location="HeadOnly", http_options=options, logging_config=QUIET)
     serve.run(application, name=APP, route_prefix="/")
 

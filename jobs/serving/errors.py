@@ -1,10 +1,13 @@
 """What a client is told when something cannot be done: got, wanted, remedy, as JSON; never where it happened."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+
+log = logging.getLogger(__name__)
 
 MAX_SHOWN = 200
 
@@ -39,6 +42,13 @@ def too_slow(what: str, seconds: float) -> ApiError:
         remedy="try again; if it stays so, the service is overloaded or its store is slow",
         retry_after_s=5,
     )
+
+
+def store_failed(what: str, error: OSError) -> ApiError:
+    """The store refuses or does not answer; the log says more."""
+    log.warning("%s could not be read: %s", what, error)
+    got, remedy = "a store that refuses or does not answer", "try again later"
+    return ApiError(502, "store_failed", got=got, wanted=what, remedy=remedy, retry_after_s=10)
 
 
 def of_message(status: int, code: str, message: str) -> ApiError:

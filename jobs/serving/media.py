@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from fastapi.responses import Response, StreamingResponse
 from fpig_core.drawing import draw_contact_sheet
 from jobs.draw_tokens import draw_video
 from jobs.serving.cache import ByteCache
-from jobs.serving.errors import ApiError
+from jobs.serving.errors import ApiError, store_failed
 from jobs.serving.guards import FOREIGN_POLICY
 from jobs.serving.ranges import Span, UnsatisfiableError, parse_range
 from jobs.serving.service import Service
@@ -20,9 +19,9 @@ from jobs.serving.workers import Workers
 from pipelines.media import media_type
 from pipelines.quarantine import SampleError
 
-log = logging.getLogger(__name__)
-
 NUM_READERS = 8
+PASSING = ("too_slow", "decoder_crashed")
+"""Rejections of a decoder that another try may not meet."""
 _FOREIGN = {"Content-Security-Policy": FOREIGN_POLICY, "Cache-Control": "private, max-age=600"}
 
 
@@ -112,13 +111,18 @@ def _etag(sample: dict[str, Any]) -> str:
 
 
 def _painted(paint: Callable[[dict[str, Any]], bytes], sample: dict[str, Any]) -> bytes | ApiError:
-    """The picture, or the error that is kept in its place: what cannot be decoded is not tried again and again."""
+    """The picture, or the error that is kept in its place: what cannot be decoded is not tried again and again.
+
+    What may pass, such as a shard that is away or a decoder that ran out of time, is raised.
+    """
     try:
         return paint(sample)
     except SampleError as error:
+        if error.stage != "decode" or error.code in PASSING:
+            raise _of_sample(error) from error
         return _of_sample(error)
     except OSError as error:
-        raise _of_store(error) from error
+        raise store_failed("the bytes of the video", error) from error
 
 
 def _guarded_read(function: Callable[..., Any], *args: Any) -> Any:
@@ -127,7 +131,7 @@ def _guarded_read(function: Callable[..., Any], *args: Any) -> Any:
     except SampleError as error:
         raise _of_sample(error) from error
     except OSError as error:
-        raise _of_store(error) from error
+        raise store_failed("the bytes of the video", error) from error
 
 
 def _of_sample(error: SampleError) -> ApiError:
@@ -135,16 +139,11 @@ def _of_sample(error: SampleError) -> ApiError:
     return ApiError(status, error.code, got=str(error), wanted="a video that can be shown")
 
 
-def _of_store(error: OSError) -> ApiError:
-    log.warning("a video could not be read: %s", error)
-    got, wanted = "a store that refuses or does not answer", "the bytes of the video"
-    return ApiError(502, "store_failed", got=got, wanted=wanted, remedy="try again later", retry_after_s=10)
-
-
 def _draw_tokens(service: Service, sample: dict[str, Any]) -> bytes:
     assert service.model is not None
-    data = service.media.open(sample)(0, sample["video_bytes"])
+    data = service.media.whole(sample)
     heading = f"Patches kept by the token selector, model {service.searcher.model_id}"
     sink = io.BytesIO()
-    draw_contact_sheet([draw_video(service.model, sample, data)], heading=heading).save(sink, "PNG")
+    picture = draw_video(service.model, sample, data, limits=service.media.limits)
+    draw_contact_sheet([picture], heading=heading).save(sink, "PNG")
     return sink.getvalue()

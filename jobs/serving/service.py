@@ -13,9 +13,9 @@ from jobs.serving.batching import Answer, answer_batch
 from jobs.serving.limits import ServeLimits
 from jobs.serving.metrics import Metrics
 from jobs.serving.requests import SearchRequest
-from pipelines.manifest import load_manifest_of
+from pipelines.corpus import manifest_of
 from pipelines.media import Media
-from pipelines.searcher import Searcher, read_meta
+from pipelines.searcher import Searcher, corpus_of
 from pipelines.uid_rows import UidRows
 
 STATIC = Path(__file__).parent / "static"
@@ -64,6 +64,7 @@ class Source:
     model: str = ""
     manifest: str = ""
     tracking: str = NO_TRACKING
+    device: str = "cpu"
     limits: ServeLimits = ServeLimits()
 
     def open(self) -> Service:
@@ -72,9 +73,9 @@ class Source:
         Raises:
             ValueError: what is missing, or does not fit together.
         """
-        meta = read_meta(self.url)
-        bundle, _ = load_model_of(meta, model=self.model, tracking=self.tracking)
-        manifest = load_manifest_of(meta, manifest=self.manifest)
+        corpus_url, meta = corpus_of(self.url)
+        bundle, _ = load_model_of(meta, model=self.model, tracking=self.tracking, device=self.device)
+        manifest = manifest_of(corpus_url, meta, manifest=self.manifest)
         return Service(
             bundle=bundle,
             searcher=Searcher.open(self.url, bundle=bundle, manifest=self.manifest),

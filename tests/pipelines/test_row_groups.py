@@ -122,8 +122,9 @@ def test_another_manifest_in_its_place_is_refused(manifest, tmp_path):
     save_manifest(str(tmp_path), make_table(seed=1))
     os.utime(manifest.url, (1, 1))
     assert groups.group(0).num_rows == 10
-    with pytest.raises(ValueError, match="anew"):
-        groups.group(1)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="anew"):
+            groups.group(1)
     other = Manifest(url=manifest.url, digest="0" * 64, root=manifest.root)
     with pytest.raises(ValueError, match="anew"):
         other.take([0])

@@ -81,7 +81,16 @@ def test_what_is_not_complete_is_refused_and_built_again(world, tmp_path):
     main(Args(corpus=corpus, out=str(out)))
     assert len(open_index(str(out)).index) == len(KEPT)
     (out / MARKER).write_text(json.dumps(read_marker(str(out)) | {"format": 0}))
-    with pytest.raises(ValueError, match="format 0, wanted 1"):
+    with pytest.raises(ValueError, match="format 0, wanted 2"):
+        open_index(str(out))
+
+
+@pytest.mark.parametrize("change", [{"version": "../../x"}, {"files": {"../../x": {"bytes": 1, "sha256": ""}}}])
+def test_an_index_names_no_file_outside_of_it(world, tmp_path, change):
+    out = tmp_path / "index"
+    main(Args(corpus=str(world / "corpus"), out=str(out)))
+    (out / MARKER).write_text(json.dumps(read_marker(str(out)) | change))
+    with pytest.raises(ValueError, match="names files that no index has"):
         open_index(str(out))
 
 

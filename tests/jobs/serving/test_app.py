@@ -190,8 +190,8 @@ def test_a_shard_that_goes_away_is_a_404_and_comes_back(client, uids, root):
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "missing_shard")
     finally:
         away.rename(shard)
-    assert client.get(f"/videos/{uids[9]}").status_code == 200
-    assert client.get("/healthz").status_code == 200
+    for link in (f"/videos/{uids[9]}", f"/thumbnails/{uids[8]}.jpg", "/healthz"):
+        assert client.get(link).status_code == 200
 
 
 def test_a_store_that_fails_is_a_502(client, service, uids, monkeypatch):

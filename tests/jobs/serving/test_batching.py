@@ -6,6 +6,7 @@ from jobs.serving.batching import answer_batch
 from jobs.serving.errors import ApiError
 from jobs.serving.limits import ServeLimits
 from jobs.serving.requests import SearchBody, check
+from pipelines.corpus import ChangedError
 from tests.served import caption_of, open_world
 
 ASKED = (
@@ -54,6 +55,32 @@ def test_queries_under_the_same_conditions_are_one_search(service, monkeypatch):
     same = [requests()[0].model_copy(update={"query": word}) for word in "abcd"]
     answer_batch(service.searcher, same)
     assert asked == [["a", "b", "c", "d"]]
+
+
+def test_a_store_that_fails_is_asked_once_for_all(service, monkeypatch):
+    asked = []
+
+    def refuse(queries, **options):
+        asked.append(queries)
+        raise PermissionError("s3://bucket/hush")
+
+    monkeypatch.setattr(service.searcher, "search", refuse)
+    same = [requests()[0].model_copy(update={"query": word}) for word in "abc"]
+    found = [answer.found for answer in answer_batch(service.searcher, same)]
+    assert [(each.status, each.code, "hush" in str(each)) for each in found if isinstance(each, ApiError)] == [
+        (502, "store_failed", False)
+    ] * 3
+    assert asked == [["a", "b", "c"]]
+
+
+def test_a_corpus_that_changed_is_no_fault_of_the_client(service, monkeypatch):
+    def changed(queries, **options):
+        raise ChangedError("s3://bucket/hush is gone")
+
+    monkeypatch.setattr(service.searcher, "search", changed)
+    (answer,) = answer_batch(service.searcher, requests()[:1])
+    assert isinstance(answer.found, ApiError)
+    assert (answer.found.status, "hush" in str(answer.found)) == (500, False)
 
 
 def test_an_accident_of_one_query_is_its_own(service, monkeypatch):

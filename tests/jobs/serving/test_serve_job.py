@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ import requests
 
 from jobs.cli import STOPPED
 from jobs.serve import Args, main
+from jobs.serving import deployment
 from pipelines import storage
 from pipelines.manifest import load_manifest
 from tests.served import caption_of, film, write_world
@@ -141,6 +143,14 @@ def test_a_submitted_job_serves_a_bucket_until_it_is_stopped(moto, s3_server, tm
         wait_for(lambda: not answers(f"{address}/healthz")())
         told = ray_job(head, "logs", "search")
         assert "answering what has come" in told
+
+
+def test_an_address_that_the_cluster_does_not_listen_at_is_refused(monkeypatch, tmp_path):
+    listening = SimpleNamespace(http_config=SimpleNamespace(host="192.0.2.7", port=8000))
+    monkeypatch.setattr(deployment, "_get_global_client", lambda **_: listening)
+    args = Args(corpus=write_world(tmp_path), port=8001)
+    with pytest.raises(ValueError, match=r"listens at 192\.0\.2\.7 port 8000; give that address"):
+        deployment.start(args.application(), host=args.host, port=args.port)
 
 
 def test_wrong_requests_start_nothing(tmp_path):
