@@ -40,9 +40,9 @@ from fpig_core.training_step import TrainingStep
 from pipelines.blocks import block_stream
 from pipelines.segments import Share, deal
 
-BATCH, FRAME_SIZE = 16, 32
+BATCH, FRAME_SIZE = 64, 32
 CONFIG = FPigConfig(backbone=Backbone(name="tiny"), preprocess=Preprocess(size=FRAME_SIZE))
-NUM_STEPS, REPEATS = 60, 5
+NUM_STEPS, REPEATS = 24, 5
 
 
 def main() -> None:
