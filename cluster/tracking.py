@@ -42,13 +42,15 @@ class TrackerSpec:
     """Where a run is tracked.
 
     ``uri`` is an MLflow tracking URI (``sqlite:///runs/mlflow.db``, ``http://…``) or ``none``. ``spool_dir`` belongs to
-    one run: opening the same folder again goes on with the same run. ``run_id`` resumes a run known otherwise.
+    one run: opening the same folder again goes on with the same run. ``run_id`` resumes a run known otherwise, and
+    ``spool_id`` the one that was made under this name, if there is one.
     """
 
     uri: str = NO_TRACKING
     experiment: str = "fpig"
     run_name: str = ""
     run_id: str = ""
+    spool_id: str = ""
     spool_dir: str = ""
 
     def __post_init__(self) -> None:
@@ -144,7 +146,7 @@ class MlflowTracker(Tracker):
 
     def __init__(self, spec: TrackerSpec, sink: "MlflowSink", *, outbox: Path) -> None:
         self._sink, self._outbox = sink, outbox
-        self._spool = Spool(spec.spool_dir)
+        self._spool = Spool(spec.spool_dir, spool_id=spec.spool_id)
         self._last_time_ms = 0
         self._finished = False
         if spec.run_id:
