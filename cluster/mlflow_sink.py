@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +15,20 @@ from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param, Ru
 from mlflow.exceptions import MlflowException
 from mlflow.telemetry import set_telemetry_client
 
-from cluster.redact import redact
-from cluster.shipper import RejectedError, UnavailableError
+from cluster.redact import cause, redact
+from cluster.shipper import Refusal, RejectedError, UnavailableError
 from cluster.spool import Record
 
 SPOOL_TAG = "fpig.spool_id"
 REQUEST_S = 5
 HISTORY_S = 30
 TRANSFER_S = 120
+ARTIFACT_TRIES = 3
+"""Deliveries that an artifact may fail in while MLflow itself answers."""
 
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _WRONG_USE = _REFUSALS | {"RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_STATE"}
+_PASSING_STATUS = {408, 425, 429}
 _patience_lock = threading.RLock()
 
 
@@ -79,6 +83,7 @@ class MlflowSink:
         self._client: MlflowClient | None = None
         self.run_id = ""
         self.experiment_id = ""
+        self._failures: Counter[str] = Counter()
 
     @property
     def client(self) -> MlflowClient:
@@ -128,7 +133,7 @@ class MlflowSink:
                 return found
             raise
 
-    def deliver(self, records: list[Record], *, uncertain: bool) -> None:
+    def deliver(self, records: list[Record], *, uncertain: bool) -> list[Refusal]:
         points = [
             (name, record["step"], record["time_ms"], value)
             for record in records
@@ -144,6 +149,7 @@ class MlflowSink:
                 self.client.log_batch(self.run_id, metrics, params, [RunTag(*pair) for pair in tags.items()])
             for record in records:
                 self._deliver_other(record)
+        return self._deliver_artifacts(records)
 
     def _without_arrived(self, points: list[tuple[str, int, int, float]]) -> list[tuple[str, int, int, float]]:
         """Leave out points the run already holds: a tracker gives no two points the same time."""
@@ -157,8 +163,6 @@ class MlflowSink:
     def _deliver_other(self, record: Record) -> None:
         if "input" in record:
             self._log_input(**record["input"])
-        elif "artifact" in record:
-            self._log_artifact(self._outbox / record["artifact"], record["folder"])
         elif "status" in record:
             with patience(REQUEST_S):
                 if record["status"] == "RUNNING":
@@ -176,6 +180,36 @@ class MlflowSink:
         with patience(REQUEST_S):
             self.client.log_inputs(self.run_id, [DatasetInput(dataset)])
 
+    def _deliver_artifacts(self, records: list[Record]) -> list[Refusal]:
+        """Upload what the records name -> what the artifact store will not take.
+
+        Raises:
+            UnavailableError: MLflow does not answer, or another try may help. All other records have arrived.
+        """
+        refusals, waiting = [], ""
+        for record in records:
+            if "artifact" not in record:
+                continue
+            name = record["artifact"]
+            try:
+                self._log_artifact(self._outbox / name, record["folder"])
+            # Between MLflow and the bytes lies any store: requests, boto and the OS have errors of their own.
+            except Exception as error:
+                self._require_answer()
+                self._failures[name] += 1
+                if _is_final(error) or self._failures[name] >= ARTIFACT_TRIES:
+                    refusals.append(Refusal(record, cause(error)))
+                else:
+                    waiting = f"{name}: {cause(error)}"
+        if waiting:
+            raise UnavailableError(waiting)
+        return refusals
+
+    def _require_answer(self) -> None:
+        """Raise ``UnavailableError`` unless MLflow itself answers."""
+        with translated_errors(), patience(REQUEST_S):
+            self.client.get_run(self.run_id)
+
     def _log_artifact(self, path: Path, folder: str) -> None:
         if not path.exists():
             return  # an earlier process delivered it and died before it could say so
@@ -190,3 +224,15 @@ class MlflowSink:
         """Largest step of ``metric`` on the server, -1 without one."""
         with translated_errors(), patience(HISTORY_S):
             return max((point.step for point in self.client.get_metric_history(self.run_id, metric)), default=-1)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the answer to an upload would be the same another time."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _REFUSALS
+    answer = getattr(error, "response", None)  # of requests, or a dictionary of boto
+    if isinstance(answer, dict):
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    else:
+        status = getattr(answer, "status_code", 0)
+    return 400 <= status < 500 and status not in _PASSING_STATUS

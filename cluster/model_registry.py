@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import LoggedModelOutput
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
@@ -22,32 +22,27 @@ import fpig_core
 from cluster.mlflow_sink import REQUEST_S, TRANSFER_S, MlflowSink, patience, translated_errors
 from cluster.redact import redact
 from cluster.shipper import UnavailableError
-from fpig_core.bundle import bundle_id
 
 REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "safetensors", "torch")
 
 
-def log_bundle(sink: MlflowSink, bundle_folder: Path, *, name: str, register_as: str) -> tuple[str, str]:
-    """Log ``bundle_folder`` as a pyfunc model of the sink's run -> its ``models:/`` URI, model id of the bundle.
+def log_bundle(sink: MlflowSink, bundle_folder: Path, model_id: str, *, name: str, register_as: str) -> str:
+    """Log the bundle ``model_id`` as a pyfunc model of the sink's run -> its ``models:/`` URI.
+
+    What an earlier call began is gone on with.
 
     Raises:
-        ValueError: no valid bundle there.
         UnavailableError, RejectedError: the server did not take it.
+        Exception: the artifact store did not, in words of its own (requests, boto, OS).
     """
-    model_id = bundle_id(bundle_folder)
     if not sink.run_id:
         raise UnavailableError("the tracking server has not answered yet")
-    with translated_errors(), patience(TRANSFER_S, retries=1), tempfile.TemporaryDirectory() as draft:
-        logged = sink.client.create_logged_model(
-            sink.experiment_id, name=name, source_run_id=sink.run_id, tags={"model_id": model_id}, model_type="fpig"
-        )
-        card = Model(artifact_path=logged.artifact_location, run_id=sink.run_id, model_id=logged.model_id)
-        local = Path(draft) / "model"
-        _save(local, bundle_folder, card, model_id=model_id)
-        sink.client.log_model_artifacts(logged.model_id, str(local))
-        sink.client.finalize_logged_model(logged.model_id, "READY")
-        sink.client.log_outputs(sink.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        uri = f"models:/{logged.model_id}"
+    with translated_errors(), patience(TRANSFER_S, retries=1):
+        logged = _open_model(sink, name=name, model_id=model_id)
+        if logged.status != LoggedModelStatus.READY:
+            _upload(sink, logged, bundle_folder, model_id=model_id)
+        if logged.model_id not in _outputs(sink.client, sink.run_id):
+            sink.client.log_outputs(sink.run_id, [LoggedModelOutput(logged.model_id, step=0)])
         if register_as:
             registered, _, alias = register_as.partition("@")
             version = _register(
@@ -55,7 +50,32 @@ def log_bundle(sink: MlflowSink, bundle_folder: Path, *, name: str, register_as:
             )
             if alias:
                 sink.client.set_registered_model_alias(registered, alias, version)
-    return uri, model_id
+    return f"models:/{logged.model_id}"
+
+
+def _open_model(sink: MlflowSink, *, name: str, model_id: str) -> LoggedModel:
+    """The run's logged model of this name and bundle, a new one if there is none."""
+    for known in sink.client.search_logged_models([sink.experiment_id], f"source_run_id = '{sink.run_id}'"):
+        if (known.name, known.tags.get("model_id")) == (name, model_id):
+            return known
+    return sink.client.create_logged_model(
+        sink.experiment_id, name=name, source_run_id=sink.run_id, tags={"model_id": model_id}, model_type="fpig"
+    )
+
+
+def _upload(sink: MlflowSink, logged: LoggedModel, bundle_folder: Path, *, model_id: str) -> None:
+    card = Model(artifact_path=logged.artifact_location, run_id=sink.run_id, model_id=logged.model_id)
+    with tempfile.TemporaryDirectory() as draft:
+        local = Path(draft) / "model"
+        _save(local, bundle_folder, card, model_id=model_id)
+        sink.client.log_model_artifacts(logged.model_id, str(local))
+    sink.client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _outputs(client: MlflowClient, run_id: str) -> list[str]:
+    """Ids of the logged models that a run tells of."""
+    outputs = client.get_run(run_id).outputs
+    return [output.model_id for output in outputs.model_outputs] if outputs else []
 
 
 def _save(local: Path, bundle_folder: Path, card: Model, *, model_id: str) -> None:
@@ -130,8 +150,7 @@ def _find_files(client: MlflowClient, uri: str) -> str:
     kind, _, path = uri.partition(":/")
     name, _, last = path.partition("@") if "@" in path else path.partition("/")
     if kind == "runs" and name and last:
-        outputs = client.get_run(name).outputs
-        models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
+        models = [client.get_logged_model(model_id) for model_id in _outputs(client, name)]
         named = [model for model in models if model.name == last]
         if not named:
             raise KeyError(f"run {name} has the models {sorted({model.name for model in models})}")

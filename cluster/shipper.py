@@ -7,7 +7,7 @@ the sink then asks the server what arrived before it sends anything again.
 import logging
 import threading
 import time
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cluster.redact import redact
 from cluster.spool import Batch, Record, Spool
@@ -25,6 +25,13 @@ class RejectedError(Exception):
     """The server will never take these records."""
 
 
+class Refusal(NamedTuple):
+    """A record that will never be taken, and why."""
+
+    record: Record
+    reason: str
+
+
 class Sink(Protocol):
     """Where records go."""
 
@@ -32,8 +39,11 @@ class Sink(Protocol):
         """Open the run ``run_id``, or find or create the one that belongs to ``spool_id`` -> run id."""
         ...
 
-    def deliver(self, records: list[Record], *, uncertain: bool) -> None:
-        """Hand over records in order. ``uncertain``: some of them may have arrived before."""
+    def deliver(self, records: list[Record], *, uncertain: bool) -> list[Refusal]:
+        """Hand over records in order -> those that are refused while all others arrived.
+
+        ``uncertain``: some of them may have arrived before.
+        """
         ...
 
 
@@ -54,7 +64,7 @@ class Delivery:
         while (batch := self._spool.read()).records:
             uncertain, self._uncertain = self._uncertain, True
             try:
-                self._sink.deliver(batch.records, uncertain=uncertain)
+                self._set_aside(self._sink.deliver(batch.records, uncertain=uncertain))
                 self._spool.commit(batch.ends[-1], num_records=len(batch.records))
             except RejectedError:
                 self._deliver_singly(batch)
@@ -64,12 +74,19 @@ class Delivery:
         """Find the records that made the server refuse a batch and set them aside."""
         for record, end in zip(batch.records, batch.ends, strict=True):
             try:
-                self._sink.deliver([record], uncertain=True)
+                refusals = self._sink.deliver([record], uncertain=True)
             except RejectedError as error:
-                if self._spool.num_rejected == 0:
-                    log.warning("the tracking server refused a record, kept in %s: %s", self._spool.folder, error)
-                self._spool.reject(record, str(error))
+                refusals = [Refusal(record, str(error))]
+            self._set_aside(refusals)
             self._spool.commit(end, num_records=1)
+
+    def _set_aside(self, refusals: list[Refusal]) -> None:
+        for record, reason in refusals:
+            # Settings that a restart changed are refused one by one: the first speaks for all.
+            if self._spool.num_rejected == 0 or "artifact" in record:
+                what = record.get("artifact", "a record")
+                log.warning("MLflow refused %s, kept in %s: %s", what, self._spool.folder, reason)
+            self._spool.reject(record, reason)
 
 
 class Shipper(threading.Thread):
@@ -122,7 +139,7 @@ class Shipper(threading.Thread):
         # The thread must outlive whatever the storage behind a server throws (boto, sqlalchemy, OS): it tries again.
         except Exception as error:
             if type(error) is not type(self.last_error):
-                log.warning("metrics wait in %s (%s: %s)", self._spool.folder, type(error).__name__, redact(error))
+                log.warning("records wait in %s (%s: %s)", self._spool.folder, type(error).__name__, redact(error))
             self.last_error = error
             self._delay_s = min(2 * self._delay_s, MAX_DELAY_S)
         else:

@@ -3,13 +3,17 @@
 How much of it was delivered stands in a side file, replaced in one step after each delivery.
 """
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import threading
 import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -27,13 +31,14 @@ class Batch(NamedTuple):
 class Spool:
     """Durable queue of records in ``folder``, owned by one process at a time.
 
-    ``append`` survives the death of the process at once and the loss of power after the next ``sync``.
+    ``append`` survives the death of the process at once and the loss of power after the next ``sync``. A line that is
+    damaged counts as an empty record. ``spool_id`` is the name of a new spool, random by default.
 
     Raises:
         ValueError: another process has this spool open.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, spool_id: str = "") -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock_file = self._own()
@@ -42,7 +47,7 @@ class Spool:
         self._path = self.folder / "spool.jsonl"
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         state = json.loads(self._state_path.read_text()) if self._state_path.exists() else {}
-        self.spool_id: str = state.get("spool_id") or uuid.uuid4().hex
+        self.spool_id: str = state.get("spool_id") or spool_id or uuid.uuid4().hex
         self.run_id: str = state.get("run_id", "")
         self._offset: int = state.get("offset", 0)
         self.last_steps: dict[str, int] = state.get("last_steps", {})
@@ -70,10 +75,12 @@ class Spool:
         if whole < len(data):
             os.ftruncate(self._file, whole)
         self._offset = min(self._offset, whole)
-        lines = data[self._offset : whole].splitlines()
-        for line in lines:
-            self._note_steps(json.loads(line))
-        return len(lines)
+        records = [_parse(line) for line in data[self._offset : whole].splitlines()]
+        for record in records:
+            self._note_steps(record)
+        if num_damaged := records.count({}):
+            log.warning("%d damaged lines of %s are left out", num_damaged, self._path)
+        return len(records)
 
     def _note_steps(self, record: Record) -> None:
         for metric in record.get("metrics", ()):
@@ -85,10 +92,17 @@ class Spool:
         return self._num_appended - self._num_committed
 
     def append(self, record: Record) -> None:
-        """Write one record to the end of the file."""
+        """Write one record to the end of the file.
+
+        Raises:
+            OSError: the disk did not take all of it; then it holds none of it.
+        """
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         with self._append_lock:
-            os.write(self._file, line)
+            num_written = os.write(self._file, line)
+            if num_written < len(line):
+                os.ftruncate(self._file, os.fstat(self._file).st_size - num_written)
+                raise OSError(errno.ENOSPC, f"the disk took {num_written} of {len(line)} bytes", str(self._path))
             self._num_appended += 1
             self._note_steps(record)
 
@@ -102,7 +116,7 @@ class Spool:
         records, ends, end = [], [], self._offset
         for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
             end += len(line)
-            records.append(json.loads(line))
+            records.append(_parse(line))
             ends.append(end)
         return Batch(records, ends)
 
@@ -148,3 +162,12 @@ class Spool:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._state_path)
+
+
+def _parse(line: bytes) -> Record:
+    """The record of a line; an empty one for a damaged line."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}

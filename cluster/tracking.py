@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from cluster.redact import cause
 from cluster.shipper import RejectedError, Shipper, UnavailableError
 from cluster.spool import Spool
 
@@ -42,13 +43,15 @@ class TrackerSpec:
     """Where a run is tracked.
 
     ``uri`` is an MLflow tracking URI (``sqlite:///runs/mlflow.db``, ``http://…``) or ``none``. ``spool_dir`` belongs to
-    one run: opening the same folder again goes on with the same run. ``run_id`` resumes a run known otherwise.
+    one run: opening the same folder again goes on with the same run. ``run_id`` resumes a run known otherwise, and
+    ``spool_id`` the one that was made under this name, if there is one.
     """
 
     uri: str = NO_TRACKING
     experiment: str = "fpig"
     run_name: str = ""
     run_id: str = ""
+    spool_id: str = ""
     spool_dir: str = ""
 
     def __post_init__(self) -> None:
@@ -99,7 +102,11 @@ class Tracker:
         ``register_as`` is the name of a registered model that gets a new version, and by option an alias that then
         points to it: ``NAME`` or ``NAME@ALIAS``.
 
-        "" if that is impossible now: a model is then logged later by calling again.
+        "" if MLflow or its artifact store does not take it: calling again tries again. A bundle that the run holds
+        under this name is not uploaded twice.
+
+        Raises:
+            ValueError: no valid bundle there.
         """
         return ""
 
@@ -144,7 +151,7 @@ class MlflowTracker(Tracker):
 
     def __init__(self, spec: TrackerSpec, sink: "MlflowSink", *, outbox: Path) -> None:
         self._sink, self._outbox = sink, outbox
-        self._spool = Spool(spec.spool_dir)
+        self._spool = Spool(spec.spool_dir, spool_id=spec.spool_id)
         self._last_time_ms = 0
         self._finished = False
         if spec.run_id:
@@ -217,20 +224,26 @@ class MlflowTracker(Tracker):
 
     def log_model(self, bundle_folder: str | Path, *, name: str = "model", register_as: str = "") -> str:
         from cluster.model_registry import log_bundle
+        from fpig_core.bundle import bundle_id
 
+        model_id = bundle_id(bundle_folder)
         try:
-            uri, model_id = log_bundle(self._sink, Path(bundle_folder), name=name, register_as=register_as)
-        except (UnavailableError, RejectedError) as error:
-            log.warning("the model %s was not logged and stays where it is: %s", bundle_folder, error)
+            uri = log_bundle(self._sink, Path(bundle_folder), model_id, name=name, register_as=register_as)
+            self.set_tags({"model_id": model_id})
+        # A job must outlive whatever the store behind a server throws (requests, boto, OS): the model is on storage.
+        except Exception as error:
+            log.warning("the model %s was not logged: %s", bundle_folder, cause(error))
             return ""
-        self.set_tags({"model_id": model_id})
         return uri
 
     def finish(self, status: Status = "FINISHED") -> int:
         if self._finished:
             return 0
         self._finished = True
-        self._append(status=status)
+        try:
+            self._append(status=status)
+        except OSError as error:
+            log.warning("the end of the run is not on record: %s", error)
         num_pending = self._shipper.flush(FLUSH_S)
         if num_pending:
             log.warning(

@@ -2,12 +2,9 @@
 
 import argparse
 import dataclasses
-import json
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Annotated
 
 import ray
@@ -29,15 +26,16 @@ from jobs.budget import parse_fraction
 from jobs.cli import DONE, OVER_BUDGET, STOPPED, Report, execute, parse, stop_signals
 from jobs.experiment import Experiment
 from jobs.forecast import forecast, without_plan
+from jobs.publish import is_published, publish, publish_rest, read_origin
 from jobs.recipes import RECIPES, Recipe
 from jobs.revision import code_revision
-from jobs.run_reports import RunReports, num_rejected
+from jobs.run_reports import RunReports
 from jobs.run_setup import claim_run, make_plan, settle_start
-from jobs.tracking import deliver_waiting, output_run
+from jobs.tracking import output_run
 from pipelines import storage
 from pipelines.frame_cache import require_fitting
 from pipelines.manifest import Manifest, load_manifest
-from pipelines.places import ORIGIN, absolute
+from pipelines.places import absolute
 from pipelines.segments import Share
 from pipelines.stream import StreamSource, share_stream
 
@@ -139,9 +137,9 @@ def main(args: Args) -> Report:
         profile=args.profile,
     )
     claim_run(task.run_url, args.experiment, manifests, start_id=start_id)
-    if storage.exists(storage.join(task.run_url, "model", ORIGIN)):
+    if is_published(task):
         print(f"{task.run_url} is finished; nothing to do")
-        deliver_waiting(task.run_url, tracking=args.tracking, name=args.name)
+        publish_rest(task, tracking=args.tracking, name=args.name, register_as=args.register_as)
         return summarise(args, task)
     newest = task.checkpoints.newest_complete()
     announce_start(task, newest)
@@ -195,7 +193,7 @@ def tell_plan(args: Args, model: Model) -> Report:
 
 def summarise(args: Args, task: TrainTask) -> Report:
     """The report of a finished run, from what it left on storage."""
-    origin = json.loads(storage.read_bytes(storage.join(task.run_url, "model", ORIGIN)))
+    origin = read_origin(task)
     summary = {
         "model": storage.join(args.placement.storage, args.name, "model"),
         "model_id": origin["model_id"],
@@ -256,25 +254,6 @@ def train(
             return share_stream(dataclasses.replace(source, num_workers=num_workers), first_batch=batch)
 
         run_training(task, stream, on_report=on_report, should_stop=should_stop)
-
-
-def publish(task: TrainTask, tracker: Tracker, *, selected: Mapping[str, str], register_as: str) -> None:
-    """Put the best bundle into MLflow and at ``RUN/model``, with its origin; that file comes last and ends the run."""
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "model"
-        record = task.best.fetch(bundle)
-        tracker.log_model(bundle, register_as=register_as)
-        tracker.set_tags({"model": f"{task.run_url}/model"})
-        for path in sorted(bundle.iterdir()):
-            storage.upload(path, storage.join(task.run_url, "model", path.name))
-    origin = record | {
-        **selected,
-        "run": task.run_url,
-        "mlflow_run_id": tracker.run_id,
-        "num_rejected": num_rejected(task.run_url),
-    }
-    text = json.dumps(origin, indent=2, sort_keys=True) + "\n"
-    storage.write_bytes(storage.join(task.run_url, "model", ORIGIN), text.encode())
 
 
 def cli() -> None:

@@ -4,7 +4,7 @@ import tempfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.shipper import Delivery, RejectedError, Shipper, UnavailableError
+from cluster.shipper import Delivery, Refusal, RejectedError, Shipper, UnavailableError
 from cluster.spool import Spool
 
 
@@ -24,7 +24,7 @@ class FakeServer:
         self.num_runs += not run_id
         return run_id or spool_id
 
-    def deliver(self, records: list[dict], *, uncertain: bool) -> None:
+    def deliver(self, records: list[dict], *, uncertain: bool) -> list[Refusal]:
         outcome = self.script.pop(0) if self.script else "ok"
         if outcome == "away":
             raise UnavailableError(outcome)
@@ -36,6 +36,7 @@ class FakeServer:
             raise UnavailableError(outcome)
         if outcome == "crash":
             raise CrashError
+        return [Refusal(record, "odd step") for record in records if outcome == "odd" and record["step"] % 2]
 
 
 def append(spool: Spool, *steps: int) -> None:
@@ -76,6 +77,14 @@ def test_a_refused_record_is_set_aside_and_the_others_arrive(tmp_path):
     assert server.points == [0, 2]
     assert spool.num_rejected == 1
     assert '"reason": "negative step"' in (tmp_path / "rejected.jsonl").read_text()
+
+
+def test_what_is_refused_beside_records_that_arrive_costs_no_second_delivery(tmp_path):
+    server, spool = FakeServer(["odd"]), Spool(tmp_path)
+    append(spool, 0, 1, 2)
+    Delivery(spool, server).drain()
+    assert (server.points, spool.num_pending, spool.num_rejected) == ([0, 1, 2], 0, 1)
+    assert '"reason": "odd step"' in (tmp_path / "rejected.jsonl").read_text()
 
 
 def test_the_thread_survives_an_outage_and_flushes(tmp_path):

@@ -1,3 +1,6 @@
+import json
+import os
+
 import pytest
 
 from cluster.spool import BATCH_BYTES, Spool
@@ -39,6 +42,43 @@ def test_a_torn_last_line_is_cut(tmp_path):
     second = Spool(tmp_path)
     second.append(metric(1))
     assert [record["step"] for record in second.read().records] == [0, 1]
+
+
+def test_a_disk_that_takes_half_a_record_takes_none_of_it(tmp_path, monkeypatch):
+    spool = Spool(tmp_path)
+    spool.append(metric(0))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2]))
+    with pytest.raises(OSError, match="the disk took"):
+        spool.append(metric(1))
+    monkeypatch.undo()
+    spool.append(metric(2))
+    assert [record["step"] for record in spool.read().records] == [0, 2]
+    assert (spool.num_pending, spool.last_steps) == (2, {"loss": 2})
+
+
+@pytest.mark.parametrize("damage", [b'{"metrics":{"lo', b"\x00" * 40, b"\xff{}\n", b"7\n"])
+def test_a_damaged_line_costs_itself_alone(tmp_path, caplog, damage):
+    first = Spool(tmp_path)
+    first.append(metric(0))
+    with open(tmp_path / "spool.jsonl", "ab") as file:
+        file.write(damage if damage.endswith(b"\n") else damage + json.dumps(metric(1)).encode() + b"\n")
+    first.append(metric(2))
+    first.close()
+    second = Spool(tmp_path)
+    second.append(metric(3))
+    batch = second.read()
+    assert [record.get("step") for record in batch.records] == [0, None, 2, 3]
+    assert "1 damaged lines" in caplog.text
+    second.commit(batch.ends[-1], num_records=len(batch.records))
+    assert second.num_pending == 0
+
+
+def test_a_new_spool_takes_its_name_and_keeps_it(tmp_path):
+    for wanted in ("name", "other"):
+        spool = Spool(tmp_path, spool_id=wanted)
+        assert spool.spool_id == "name"
+        spool.close()
 
 
 def test_last_steps_cover_delivered_and_waiting_points(tmp_path):

@@ -178,6 +178,12 @@ def test_redact_hides_user_and_password(uri):
     assert redact(f"cannot open {uri} now") == f"cannot open {uri.split(':')[0]}://***@host/x now"
 
 
+def test_redact_hides_the_query_of_a_url():
+    assert (
+        redact("PUT https://bucket/model?X-Amz-Signature=abc failed; why?") == "PUT https://bucket/model failed; why?"
+    )
+
+
 @pytest.mark.parametrize(("key", "clean"), [("recall@1", "recall_1"), ("/a//b/", "a/b"), ("../x", "x"), ("", "_")])
 def test_keys_take_the_form_mlflow_takes(key, clean):
     assert clean_key(key) == clean

@@ -70,3 +70,12 @@ def test_only_what_waits_here_is_delivered(tmp_path, opened) -> None:
     Path(opened[0].spool_dir).mkdir(parents=True)
     tracking.deliver_waiting(str(tmp_path / "a"), tracking="http://host", name="name")
     assert len(opened) == 2
+    tracking.deliver_waiting(str(tmp_path / "a"), tracking="http://other", name="name")
+    assert len(opened) == 2
+
+
+def test_the_run_is_on_record_while_the_job_works(tmp_path, opened) -> None:
+    with tracking.output_run(str(tmp_path), tracking="http://host", name="name") as tracker:
+        record = json.loads((tmp_path / tracking.RECORD).read_text())
+        assert record["run_id"] == tracker.run_id == "run0"
+    assert opened[0].spool_id == record["key"]
