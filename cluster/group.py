@@ -4,14 +4,15 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Any
 
 import fsspec
 import pyarrow.fs
 import ray
+import ray.exceptions
 import ray.train
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 # Ray leaves the GPUs of a machine visible to workers that reserved none.
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 WATCH_S = 1.0
+HANDLE_S = 900.0
+"""How long the reports of a group that has ended may take to be handled: storage has its patience, and pictures are
+drawn."""
 
 OnReport = Callable[[GroupReport], None]
 
@@ -65,10 +69,11 @@ def run_group(
     """Train with one group from ``checkpoint`` on, a worker for each share, until the stream ends or ``should_stop``.
 
     A group that is asked to stop saves a checkpoint first; one that is starved is ended. ``shares`` must start at the
-    checkpoint.
+    checkpoint. What else is raised meanwhile, such as an interrupt, ends the group, and nothing waits for its end.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed, hung, or its node was lost.
+        RuntimeError: ``on_report`` does not come to an end.
     """
     filesystem, root = fsspec.core.url_to_fs(task.run_url)
     with _relay(on_report) as queue, open_board() as board:
@@ -92,15 +97,30 @@ def run_group(
                 worker_runtime_env={} if use_gpu else {"env_vars": WITHOUT_GPU},
             ),
         )
-        # In a thread, which leaves signals to this one: Ray would take an interrupt for itself.
-        with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as pool:
-            training = pool.submit(trainer.fit)
-            watch = _Watch(
-                board, hang_after_s=task.placement.hang_after_s, should_stop=should_stop, is_starved=is_starved
-            )
+        watch = _Watch(board, hang_after_s=task.placement.hang_after_s, should_stop=should_stop, is_starved=is_starved)
+        training = _in_thread(trainer.fit)
+        try:
             while wait([training], timeout=WATCH_S).not_done:
                 watch.look()
-            training.result()
+        except BaseException:
+            watch.end_all()
+            raise
+        training.result()
+
+
+def _in_thread(work: Callable[[], Any]) -> Future[Any]:
+    """Start ``work`` in a thread that nobody has to wait for, and that leaves signals to this one: Ray would take an
+    interrupt for itself."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="ray-train", daemon=True).start()
+    return future
 
 
 class _Watch:
@@ -112,6 +132,7 @@ class _Watch:
         self._board, self._hang_after_s = board, hang_after_s
         self._should_stop, self._is_starved = should_stop, is_starved
         self._asked: Any = None
+        self._beats: dict[int, Any] = {}
         self._ended: set[int] = set()
 
     def look(self) -> None:
@@ -119,48 +140,79 @@ class _Watch:
         if self._asked is None and self._should_stop():
             self._asked = self._board.ask_to_stop.remote()
         beats: Any = ray.get(self._board.read.remote())
+        self._beats = beats
         for rank, story in hanging(beats, bound_s=self._hang_after_s).items():
             if rank not in self._ended:
                 logger.warning("%s: ending it, to start again from the newest checkpoint", story)
-                self._end(rank, beats)
+                self._end(rank)
         if beats.keys() - self._ended and self._is_starved():
             logger.warning(
                 "the workers hold every CPU of the cluster, so that nothing can be decoded: ending them, to start "
                 "again with the room there is"
             )
-            for rank in beats.keys() - self._ended:
-                self._end(rank, beats)
+            self.end_all()
 
-    def _end(self, rank: int, beats: dict[int, Any]) -> None:
+    def end_all(self) -> None:
+        """End all workers that were heard of."""
+        for rank in self._beats.keys() - self._ended:
+            self._end(rank)
+
+    def _end(self, rank: int) -> None:
         self._ended.add(rank)
-        ray.kill(beats[rank][1].actor)
+        ray.kill(self._beats[rank][1].actor)
 
 
 @contextlib.contextmanager
 def _relay(on_report: OnReport) -> Iterator[Queue]:
-    """A queue whose items reach ``on_report`` in a thread of the driver, all of them before the context ends."""
+    """A queue whose items reach ``on_report`` in a thread of the driver, all of them before the context ends.
+
+    Whatever but the group's failure leaves the context, such as an interrupt, does not wait for them.
+
+    Raises:
+        RuntimeError: ``on_report`` does not come to an end. It must not be called meanwhile.
+    """
     # On the driver's node: a queue on a node that may be taken away would take the reports with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    done = threading.Event()
+    actor: Any = queue.actor
+    done, abandoned = threading.Event(), threading.Event()
 
     def forward() -> None:
-        while True:
+        while not abandoned.is_set():
             finishing = done.is_set()
             try:
-                on_report(queue.get(timeout=0.5))
+                report = queue.get(timeout=0.5)
             except Empty:
                 if finishing:
                     return
+                continue
+            except ray.exceptions.RayError as error:
+                if not abandoned.is_set():
+                    logger.warning("the queue of reports is lost: %s", error)
+                return
+            try:
+                on_report(report)
             except Exception:
                 # The thread must outlive a store that does not answer: later reports carry what this one did.
                 logger.exception("a report was not handled")
 
     thread = threading.Thread(target=forward, name="reports", daemon=True)
     thread.start()
+    patience_s = 0.0
     try:
         yield queue
+        patience_s = HANDLE_S
+    except TrainingFailedError:
+        patience_s = HANDLE_S
+        raise
     finally:
         done.set()
-        thread.join(timeout=30)
-        queue.shutdown()
+        thread.join(patience_s)
+        abandoned.set()
+        # Its shutdown would wait for it, and break the object that the thread may still read from.
+        ray.kill(actor)
+        if patience_s and thread.is_alive():
+            raise RuntimeError(
+                f"the reports of the workers were not handled within {patience_s:g} s; see whether the run's storage "
+                "and the tracking answer, and start the same command again"
+            )

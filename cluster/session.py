@@ -4,14 +4,23 @@ import contextlib
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node, state
 from ray.autoscaler.sdk import request_resources
+from ray.core.generated import gcs_pb2
+from ray.util import placement_group_table
 
 from cluster.placement import Placement
 
 MIN_LOGICAL_CPUS = 6
+
+SETTLE_S = 30.0
+"""How long what others hold is waited for, at least: what has just ended, or was lost with its node, gives back its
+CPUs and GPUs some moments later."""
 
 
 def connect(*, dashboard: bool = False) -> None:
@@ -35,6 +44,49 @@ def node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def free_resources() -> list[dict[str, float]]:
+    """What nobody holds of each node that takes new work."""
+    free = available_resources_per_node()
+    return [free.get(name, {}) for name in _open_nodes()]
+
+
+def spare_resources() -> list[dict[str, float]]:
+    """What more each node that takes new work could hold: GPUs that nobody has, CPUs that none is reserved for.
+
+    A task does not reserve the CPU that it has: those of the own stream take every free one, and all give it back
+    within seconds.
+    """
+    free, reserved = available_resources_per_node(), _reserved_cpus()
+    return [
+        {"CPU": resources.get("CPU", 0) - reserved[name], "GPU": free.get(name, {}).get("GPU", 0)}
+        for name, resources in _open_nodes().items()
+    ]
+
+
+def _open_nodes() -> dict[str, dict[str, float]]:
+    """What each node has in all, by its id, without those that will be taken away: nothing new is placed there."""
+    leaving = state.get_draining_nodes()
+    return {
+        node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving
+    }
+
+
+def _reserved_cpus() -> Counter[str]:
+    """CPUs by node id that placement groups and actors hold, of whatever job."""
+    reserved: Counter[str] = Counter()
+    messages: Any = gcs_pb2
+    for group in placement_group_table().values():
+        if group["state"] != "REMOVED":
+            for index, name in group["bundles_to_node_id"].items():
+                reserved[name] += group["bundles"][index].get("CPU", 0)
+    # Ray's public list of actors comes from the dashboard, which may be away, or answer on another node alone.
+    for row in state._connect_and_get_accessor().get_actor_table(None, "ALIVE"):
+        actor = messages.ActorTableData.FromString(row)
+        # What an actor has of its group goes by another name.
+        reserved[actor.address.node_id.hex()] += actor.required_resources.get("CPU", 0)
+    return reserved
+
+
 @contextlib.contextmanager
 def asking_for_nodes(placement: Placement, *, use_gpu: bool) -> Iterator[None]:
     """Ask an autoscaling cluster for room for all workers of an elastic placement, as long as the context lasts."""
@@ -47,21 +99,41 @@ def asking_for_nodes(placement: Placement, *, use_gpu: bool) -> Iterator[None]:
             request_resources(bundles=[])
 
 
-def wait_for_room(placement: Placement, *, use_gpu: bool, enough: int, wait_s: float) -> int:
-    """How many training workers there is room for, as soon as that is ``enough``, or else after ``wait_s`` seconds.
+def wait_for_room(
+    placement: Placement, *, use_gpu: bool, enough: int, wait_s: float, should_stop: Callable[[], bool]
+) -> int:
+    """How many training workers there is free room for, as soon as that is ``enough``, or after ``wait_s`` seconds.
+
+    Nothing of the training may be at work. What others hold is waited for a little in any case; whoever wants to stop
+    waits no longer, and gets any number.
 
     Raises:
-        ValueError: there is room for fewer than the placement's least number.
+        ValueError: there is free room for fewer than the placement's least number.
     """
 
     def room() -> int:
-        return placement.room(node_resources(), use_gpu=use_gpu)
+        return placement.room(free_resources(), use_gpu=use_gpu)
 
+    def is_settled() -> bool:
+        return should_stop() or room() >= placement.room(_open_nodes().values(), use_gpu=use_gpu)
+
+    _wait_until(is_settled, wait_s=SETTLE_S)
     bundles = placement.bundles(use_gpu=use_gpu)
-    _wait_for_nodes(lambda: room() >= enough, bundles, wait_s=wait_s)
-    if (found := room()) < placement.fewest_workers:
+    # An autoscaling cluster goes by what its nodes have in all.
+    _wait_for_nodes(lambda: should_stop() or room() >= enough, [*bundles, *_held()], wait_s=wait_s)
+    if (found := room()) < placement.fewest_workers and not should_stop():
         raise _too_small(bundles, purpose=f"training with {placement.num_workers} workers")
     return found
+
+
+def _held() -> list[dict[str, float]]:
+    """What is in use, node by node."""
+    free = available_resources_per_node()
+    held = (
+        {kind: node.get(kind, 0) - free.get(name, {}).get(kind, 0) for kind in ("CPU", "GPU")}
+        for name, node in _open_nodes().items()
+    )
+    return [used for node in held if (used := {kind: amount for kind, amount in node.items() if amount > 0})]
 
 
 def require_resources(bundles: Sequence[Mapping[str, float]], *, purpose: str, wait_s: float = 0) -> None:
@@ -84,21 +156,26 @@ def require_resources(bundles: Sequence[Mapping[str, float]], *, purpose: str, w
 
 def _wait_for_nodes(ready: Callable[[], bool], bundles: Sequence[Mapping[str, float]], *, wait_s: float) -> bool:
     """Wait until ``ready``, with an autoscaling cluster asked to grow by ``bundles`` -> whether it came to that."""
-    deadline = time.monotonic() + wait_s
     if ready():
         return True
-    if wait_s:
-        request_resources(bundles=[dict(bundle) for bundle in bundles])
-    try:
-        while time.monotonic() < deadline:
-            time.sleep(1)
-            if ready():
-                return True
+    if wait_s <= 0:
         return False
+    request_resources(bundles=[dict(bundle) for bundle in bundles])
+    try:
+        return _wait_until(ready, wait_s=wait_s)
     finally:
-        if wait_s:
-            # A request holds until the next one: without this the nodes would stay up after the job.
-            request_resources(bundles=[])
+        # A request holds until the next one: without this the nodes would stay up after the job.
+        request_resources(bundles=[])
+
+
+def _wait_until(ready: Callable[[], bool], *, wait_s: float) -> bool:
+    """Wait until ``ready``, for ``wait_s`` seconds at most -> whether it came to that."""
+    deadline = time.monotonic() + wait_s
+    while not ready():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(1)
+    return True
 
 
 def _sum(bundles: Sequence[Mapping[str, float]], kind: str) -> float:
@@ -106,9 +183,10 @@ def _sum(bundles: Sequence[Mapping[str, float]], kind: str) -> float:
 
 
 def _too_small(bundles: Sequence[Mapping[str, float]], *, purpose: str) -> ValueError:
-    have = ray.cluster_resources()
+    have, free = ray.cluster_resources(), ray.available_resources()
     return ValueError(
         f"{purpose} wants {_sum(bundles, 'CPU'):g} CPUs and {_sum(bundles, 'GPU'):g} GPUs, the Ray cluster has "
-        f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}; add nodes, give an autoscaling cluster time with "
+        f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}, of which {free.get('CPU', 0):g} and "
+        f"{free.get('GPU', 0):g} are free; add nodes, wait for other jobs, give an autoscaling cluster time with "
         "--placement.wait-for-nodes-s (train) or --wait-for-nodes-s (embed_corpus), or ask for fewer or smaller workers"
     )
