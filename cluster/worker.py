@@ -133,6 +133,7 @@ class TrainWorker:
                 self._train(block, batch)
                 end_step()
             else:
+                self.meter.leave_out()
                 self._validate(block, batch)
             stops, tells = self.vote.cast(self.pulse.should_stop, self._is_time_to_tell())
             if tells:
