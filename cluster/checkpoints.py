@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import tenacity
 
 logger = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"batch-(\d+)-[0-9a-f]+")
 _CONDEMNED = "damaged.json"
 _RECEIPT = re.compile(r"worker-(\d+)-of-(\d+)\.json")
+PATIENCE_S, MAX_PAUSE_S = 120.0, 10.0
+"""How long a store that fails is asked for the newest checkpoint, and at most between two tries."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,25 @@ class CheckpointStore:
                 yield checkpoint
 
     def newest_complete(self) -> Checkpoint | None:
-        return next(self.complete(), None)
+        """The newest complete checkpoint, asked for until the store answers or ``PATIENCE_S`` have passed.
+
+        Raises:
+            RuntimeError: the store did not answer.
+        """
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_delay(PATIENCE_S),
+            wait=tenacity.wait_random_exponential(multiplier=1, max=MAX_PAUSE_S),
+            before_sleep=self._tell,
+            reraise=True,
+        )
+        try:
+            return retrying(lambda: next(self.complete(), None))
+        except Exception as error:
+            raise RuntimeError(
+                f"got no answer about the checkpoints under {self.root} for {PATIENCE_S:.0f} s "
+                f"({type(error).__name__}: {error}); check the store, the network and the credentials, then start the "
+                "same command again"
+            ) from error
 
     def download(self, checkpoint: Checkpoint, local: Path) -> None:
         """Fetch the files of a complete checkpoint into ``local``.
@@ -125,6 +146,15 @@ class CheckpointStore:
             return None
         first: Any = told[0]
         return Checkpoint(folder=folder, batch=first["batch"], best_val_r1=first["best_val_r1"], files=files)
+
+    def _tell(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        logger.warning(
+            "got no answer about the checkpoints under %s (%s: %s), trying again",
+            self.root,
+            type(error).__name__,
+            error,
+        )
 
     def _receipt(self, name: str) -> dict[str, Any] | None:
         try:

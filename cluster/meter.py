@@ -25,6 +25,8 @@ class LossError(ArithmeticError):
 class Meter:
     """Losses, times, sample counts and rejected samples since the last metric point.
 
+    Time counts from the first wait for data on, but for the batches that are left out.
+
     ``rejected`` and ``steps`` (this worker's uids, all workers' mean losses) grow until they are
     reported.
     """
@@ -35,6 +37,7 @@ class Meter:
         self.steps: list[dict[str, Any]] = []
         self._batch = 0
         self._label = contextlib.ExitStack()
+        self._left_out_at: float | None = None
         self._clear(since=time.monotonic())
 
     def _clear(self, *, since: float) -> None:
@@ -56,27 +59,45 @@ class Meter:
         self._pulse.enter(stage, batch=self._batch)
         self._label.close()
         self._label.enter_context(record_function(stage))
-        self._marks.append((stage, self._now()))
+        self._mark(stage)
 
     @contextlib.contextmanager
     def inside(self, stage: str) -> Iterator[None]:
         """Time a part of the stage at hand by itself."""
         around = self._marks[-1][0]
-        self._marks.append((stage, self._now()))
+        self._mark(stage)
         with record_function(stage):
             yield
-        self._marks.append((around, self._now()))
+        self._mark(around)
+
+    def _mark(self, stage: str) -> None:
+        if self._left_out_at is None:
+            self._marks.append((stage, self._now()))
 
     def timed(self, blocks: Iterable[dict[str, Any]], *, first_batch: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Pass (batch, block) on, noting the time spent waiting for each."""
         iterator = iter(blocks)
+        self._clear(since=time.monotonic())
         for self._batch in itertools.count(first_batch):
+            self._begin()
             self.enter("data")
             block = next(iterator, None)
             if block is None:
                 return
             self.enter("transfer")
             yield self._batch, block
+
+    def _begin(self) -> None:
+        """Note where the batch begins, and count time again if the one before it was left out."""
+        self._began, self._first_mark = time.monotonic(), len(self._marks)
+        if self._left_out_at is not None:
+            self._since += self._began - self._left_out_at
+            self._left_out_at = None
+
+    def leave_out(self) -> None:
+        """Count the time of this batch, from its beginning to its end, in no rate: it trains nothing."""
+        self._left_out_at = self._began
+        self._marks[self._first_mark :] = [("", self._marks[self._first_mark][1])]
 
     def note_rejected(self, block: dict[str, Any]) -> None:
         """Keep what the stream could not use, so that the driver can put it on record."""
@@ -99,7 +120,7 @@ class Meter:
         Raises:
             LossError: a loss or gradient norm is not finite; the message names the batch and its uids.
         """
-        now = time.monotonic()
+        now = time.monotonic() if self._left_out_at is None else self._left_out_at
         elapsed = now - self._since
         names = sorted(self._steps[0])
         steps = torch.stack([torch.stack([step[name].float() for name in names]) for step in self._steps])

@@ -92,6 +92,8 @@ def bucket_elements(trained: int) -> int:
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type matrix products are computed in on ``device``."""
-    if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
-        return torch.bfloat16
-    return torch.float32
+    if precision == "auto":
+        # Older devices emulate bf16, more slowly than they compute in float32.
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -43,7 +43,7 @@ def trace_steps(run_url: str, *, rank: int, device: torch.device) -> Iterator[Ca
                 filesystem.makedirs(root, exist_ok=True)
                 for path in (packed, table):
                     filesystem.put_file(str(path), f"{root}/{path.name}")
-            except OSError as error:
+            except Exception as error:  # what a store raises is of many kinds
                 logger.warning("the trace was not saved under %s (%s: %s)", run_url, type(error).__name__, error)
 
     steps = schedule(wait=0, warmup=NUM_WARMUP, active=NUM_TRACED, repeat=1)

@@ -57,14 +57,14 @@ class Saver:
             self._store.put(folder, local, rank=rank, num_workers=num_workers, batch=batch, best_val_r1=best_val_r1)
             if rank == 0:
                 self._store.prune(keep=self._keep)
-        except OSError as error:
+        except Exception as error:  # what a store raises is of many kinds, and none is worth the training
             self._tell(batch, error)
             return False
         finally:
             shutil.rmtree(local, ignore_errors=True)
         return True
 
-    def _tell(self, batch: int, error: OSError) -> None:
+    def _tell(self, batch: int, error: Exception) -> None:
         logger.warning(
             "the checkpoint before batch %d was not saved under %s (%s: %s); an earlier one counts, training goes on",
             batch,

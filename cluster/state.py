@@ -3,11 +3,11 @@
 Float32 values of every trained parameter, its weight and what stands beside it in Adam's state (two moments, and the
 average of the weights if the run keeps one), and the weight alone of frozen ones, as safetensors. Every worker writes a
 share, for which it needs the values of one parameter at a time; what a worker reads back are the pieces that it holds
-under the placement at hand.
+under the placement at hand. The model's buffers, which are the same everywhere, are in the first worker's share.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cluster.adam import adam_of, kinds_of_state, link_state, make_state
-from cluster.state_files import WEIGHT, state_files
+from cluster.state_files import BUFFER, WEIGHT, state_files
 
 
 def save_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
@@ -39,6 +39,8 @@ def save_state(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
     rank, num_workers = dist.get_rank(), dist.get_world_size()
     link_state(engine)
     share: dict[str, Tensor] = {}
+    if rank == 0:
+        share |= {name: value.to("cpu", copy=True).contiguous() for name, value in _buffers(engine).items()}
     for number, (name, parameter) in enumerate(_named(engine).items()):
         is_mine = number % num_workers == rank
         for kind, value in _whole(engine, parameter).items():
@@ -63,10 +65,13 @@ def load_state(engine: deepspeed.DeepSpeedEngine, folder: Path, *, num_steps: in
             saved |= dict.fromkeys(file.keys(), file)
         named = _named(engine)
         wanted = {name: _keys(engine, name, parameter) for name, parameter in named.items()}
-        _require_same({key for keys in wanted.values() for key in keys}, saved)
+        buffers = _buffers(engine)
+        _require_same({key for keys in wanted.values() for key in keys}, saved.keys() - buffers.keys())
         make_state(engine, num_steps=num_steps, kinds=kinds_of_state(engine))
         for name, parameter in named.items():
             _put(engine, parameter, [saved[key].get_tensor(key) for key in wanted[name]])
+        for key in buffers.keys() & saved.keys():
+            buffers[key].copy_(saved[key].get_tensor(key))
     _set_schedule(engine, num_steps)
 
 
@@ -74,12 +79,18 @@ def _named(engine: Any) -> dict[str, nn.Parameter]:
     return dict(engine.module.named_parameters())
 
 
+def _buffers(engine: Any) -> dict[str, Tensor]:
+    """What the model's ``state_dict`` holds beside its parameters, by key."""
+    parameters = dict(engine.module.named_parameters(remove_duplicate=False))
+    return {f"{BUFFER}/{name}": held for name, held in engine.module.state_dict().items() if name not in parameters}
+
+
 def _keys(engine: Any, name: str, parameter: nn.Parameter) -> list[str]:
     kinds = (WEIGHT, *kinds_of_state(engine)) if parameter.requires_grad else (WEIGHT,)
     return [f"{kind}/{name}" for kind in kinds]
 
 
-def _require_same(wanted: set[str], saved: Mapping[str, Any]) -> None:
+def _require_same(wanted: set[str], saved: Collection[str]) -> None:
     if different := sorted(wanted ^ set(saved)):
         where = "only in the checkpoint" if different[0] in saved else "not in the checkpoint"
         raise ValueError(

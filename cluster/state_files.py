@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cluster.ema import EMA
 
-WEIGHT = "weight"
+WEIGHT, BUFFER = "weight", "buffer"
 _STEP_MODULE = "model."
 """What is trained is a ``TrainingStep``, which holds the model under this name."""
 
@@ -18,9 +18,9 @@ def state_files(folder: Path) -> list[Path]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a saved state as the ``state_dict`` of its model, their average in their place if there is one."""
+    """A saved state as the ``state_dict`` of its model, the average of the weights in their place if there is one."""
     weights = {}
-    for kind in (WEIGHT, EMA):
+    for kind in (WEIGHT, BUFFER, EMA):
         prefix = f"{kind}/{_STEP_MODULE}"
         for path in state_files(folder):
             with safe_open(path, framework="pt") as file:

@@ -85,8 +85,9 @@ def _take_up(task: TrainTask, on_report: OnReport) -> Checkpoint | None:
     try:
         for report in kept_reports(task.checkpoints, newest) if newest else ():
             on_report(report)
-    except OSError as error:
-        logger.warning("reports before batch %s were not taken up: %s", newest and newest.batch, error)
+    except Exception:
+        # As while a group works: reports are not worth the training.
+        logger.exception("reports before batch %s were not taken up", newest and newest.batch)
     return newest
 
 

@@ -133,6 +133,7 @@ class TrainWorker:
                 self._train(block, batch)
                 end_step()
             else:
+                self.meter.leave_out()
                 self._validate(block, batch)
             stops, tells = self.vote.cast(self.pulse.should_stop, self._is_time_to_tell())
             if tells:
@@ -223,13 +224,13 @@ class TrainWorker:
         self._note(self.schedule.steps_before(batch), metrics, queries=judged.queries)
 
     def _keep_best(self, validation: dict[str, float], batch: int) -> None:
+        """Save the model if it is the best so far. If that fails, a later one that beats the best saved one is."""
         if validation["t2v_r1"] <= self.best_val_r1:
             return
-        self.best_val_r1 = validation["t2v_r1"]
         with whole_weights(self.model):
-            if self.rank == 0:
-                self.task.best.save(self.model, batch=batch, validation=validation)
-        dist.barrier()
+            is_saved = self.task.best.save_from_one(self.model, batch=batch, validation=validation)
+        if is_saved:
+            self.best_val_r1 = validation["t2v_r1"]
 
     def _note(self, step: int, metrics: dict[str, float], *, queries: Sequence[RankedQuery] = ()) -> None:
         """Keep a metric point and this worker's rejected samples for the driver."""

@@ -2,9 +2,12 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
+from cluster import checkpoints
 from cluster.checkpoints import Checkpoint, CheckpointStore, DamagedError
 
 NUM_WORKERS = 2
@@ -88,6 +91,26 @@ def test_what_comes_back_is_what_was_saved(store, tmp_path) -> None:
     store.download(checkpoint, tmp_path / "back")
     for rank, name in enumerate(names):
         assert (tmp_path / "back" / name).read_bytes() == bytes([rank]) * 300
+
+
+@pytest.mark.parametrize(("failures", "is_found"), [(2, True), (10**9, False)])
+def test_a_store_that_is_away_is_asked_again_for_a_while(store, tmp_path, monkeypatch, caplog, failures, is_found):
+    monkeypatch.setattr(checkpoints, "PATIENCE_S", 60.0 if is_found else 0.02)
+    monkeypatch.setattr(checkpoints, "MAX_PAUSE_S", 0.01)
+    folder, ls, left = save(store, 10, tmp_path), store.fs.ls, iter(range(failures))
+
+    def fail_first(*args: Any, **kwargs: Any) -> Any:
+        if next(left, None) is not None:
+            raise EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
+        return ls(*args, **kwargs)
+
+    monkeypatch.setattr(store.fs, "ls", fail_first)
+    if is_found:
+        assert newest_folder(store) == folder
+        assert caplog.text.count("EndpointConnectionError: Could not connect") == failures
+    else:
+        with pytest.raises(RuntimeError, match=r"got no answer about the checkpoints .* for 0 s .*start the same"):
+            store.newest_complete()
 
 
 def test_pruning_keeps_the_newest_complete_ones(store, tmp_path) -> None:

@@ -1,11 +1,13 @@
-"""Metric points: means over steps and workers, and the videos of a batch whose loss is no number."""
+"""Metric points: means over steps and workers, rates of training alone, the videos of a loss that is no number."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
+from cluster import meter as meter_module
 from cluster.meter import LossError, Meter
 from tests.cluster.gloo import run_workers
 from tests.cluster.pulses import Silent
@@ -56,3 +58,63 @@ def test_a_loss_that_is_no_number_names_the_batch_and_its_videos_on_every_worker
     for told, *_ in run_workers(meter_steps, 2, 6):
         assert "batch 6: loss nan" in told["error"]
         assert "uid-6-0-0 uid-6-0-1 uid-6-1-0." in told["error"]
+
+
+PHASES = "TTTVVTTTVVTT"
+"""Of each batch: training, or validation."""
+POINTS = (1, 4, 6, 11)
+DATA_S, TRANSFER_S, FORWARD_S, TELLING_S = 1.0, 0.5, 2.0, 0.25
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+def take_points(rank: int, num_workers: int) -> list[dict[str, float]]:
+    clock = Clock()
+    setattr(meter_module, "time", clock)  # noqa: B010  # a module for a module, to a type checker
+
+    def stream() -> Iterator[dict]:
+        for batch, phase in enumerate(PHASES):
+            clock.now += DATA_S if phase == "T" else 70.0
+            yield block(rank, batch)
+
+    meter = Meter(torch.device("cpu"), Silent())  # pyright: ignore[reportArgumentType]
+    clock.now += 100.0  # the model is built, a checkpoint loaded
+    points = []
+    for batch, given in meter.timed(stream(), first_batch=0):
+        if PHASES[batch] == "T":
+            clock.now += TRANSFER_S
+            meter.enter("forward")
+            clock.now += FORWARD_S
+            meter.note_step({"loss": torch.tensor(1.0)}, given)
+        else:
+            meter.leave_out()
+            clock.now += 7.0
+            with meter.inside("gather"):
+                clock.now += 3.0
+            meter.enter("validation")
+            clock.now += 30.0
+        if batch in POINTS:
+            points.append(meter.take())
+            clock.now += TELLING_S
+    return points
+
+
+def test_rates_are_those_of_training_alone_and_of_telling() -> None:
+    """Neither the start of a group counts, nor a validation, nor a point that is taken in one."""
+    (points,) = run_workers(take_points, 1)
+    for point, (num_steps, telling) in zip(points, [(2, 0), (1, 1), (2, 0), (3, 1)], strict=True):
+        elapsed = num_steps * (DATA_S + TRANSFER_S + FORWARD_S) + telling * TELLING_S
+        assert point["samples_per_s"] == pytest.approx(num_steps * 2 / elapsed)
+        assert point["data_wait_share"] == pytest.approx(num_steps * DATA_S / elapsed)
+        stages = [point[f"{stage}_s"] for stage in ("data", "transfer", "forward", "gather")]
+        assert stages == pytest.approx([DATA_S, TRANSFER_S, FORWARD_S, 0.0])

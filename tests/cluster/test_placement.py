@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+import torch
 
-from cluster.placement import Placement
+from cluster.placement import Placement, autocast_dtype
 
 NODES = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0}]
 
@@ -48,3 +49,22 @@ def test_a_single_worker_shards_nothing():
     placement = Placement(num_workers=2, zero_stage=3)
     assert [placement.stage_of(num_workers) for num_workers in (1, 2)] == [0, 3]
     assert Placement(zero_stage=2, offload=True).stage_of(1) == 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "has_bf16", "dtype"),
+    [
+        ("auto", "cuda", True, torch.bfloat16),
+        ("auto", "cuda", False, torch.float32),
+        ("auto", "cpu", True, torch.float32),
+        ("bf16", "cuda", False, torch.bfloat16),
+        ("bf16", "cpu", False, torch.bfloat16),
+        ("fp32", "cuda", True, torch.float32),
+    ],
+)
+def test_a_device_that_only_emulates_bf16_gets_it_on_request_alone(monkeypatch, precision, device, has_bf16, dtype):
+    def is_supported(including_emulation: bool = True) -> bool:
+        return has_bf16 or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert autocast_dtype(precision, torch.device(device)) == dtype

@@ -1,4 +1,4 @@
-"""A checkpoint that cannot be written costs itself alone: a full disk, a store that refuses."""
+"""A checkpoint that cannot be written costs itself alone: a full disk, a store that refuses or is away."""
 
 import logging
 import resource
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from cluster import saver as saver_module
 from cluster.checkpoints import CheckpointStore
@@ -38,7 +39,7 @@ def save_three(rank: int, num_workers: int, folder: str, failure: str) -> tuple[
             soft = STATE_BYTES // 2 if batch == 2 else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
         else:
-            store.fs.put_file = _refuse if batch == 2 else put_file
+            store.fs.put_file = FAULTS[failure] if batch == 2 else put_file
         saver.save(engine=None, batch=batch, best_val_r1=0.0, reports=[])  # pyright: ignore[reportArgumentType]
         saved.append(saver.wait())
         found = store.newest_complete()
@@ -51,7 +52,21 @@ def _refuse(source: str, target: str) -> None:
     raise PermissionError(13, "the store refuses", target)
 
 
-@pytest.mark.parametrize(("failure", "told"), [("full disk", "File too large"), ("refusal", "the store refuses")])
+def _reach_nobody(source: str, target: str) -> None:
+    raise EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
+
+
+FAULTS = {"refusal": _refuse, "outage": _reach_nobody}
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        ("full disk", "File too large"),
+        ("refusal", "the store refuses"),
+        ("outage", "EndpointConnectionError: Could not connect"),
+    ],
+)
 def test_a_checkpoint_that_fails_is_told_and_left_out(tmp_path, failure, told) -> None:
     ((saved, newest, leftovers, log),) = run_workers(save_three, 1, str(tmp_path), failure)
     assert saved == [True, False, True]

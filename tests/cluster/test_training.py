@@ -107,6 +107,16 @@ def test_a_group_follows_on_a_failure_from_the_newest_checkpoint_with_the_room_o
     assert scene.told == ["before 3", "before 3", f"before {SCHEDULE.num_batches}"]
 
 
+def test_reports_that_cannot_be_taken_up_do_not_end_the_training(monkeypatch) -> None:
+    class Refusing(list[str]):
+        def append(self, report: str) -> None:
+            raise RuntimeError("no connection")
+
+    scene = Scene(Placement(), [fails(after=3), to_the_end], told=Refusing())
+    play(scene, monkeypatch)
+    assert scene.starts == [(0, 2), (3, 2)]
+
+
 @pytest.mark.parametrize("max_failures", [0, 2])
 def test_failures_count_between_checkpoints(monkeypatch, max_failures: int) -> None:
     progress: Iterable[Group] = [fails(after=batch) for batch in range(1, 5)] if max_failures else []

@@ -1,5 +1,6 @@
 """A bundle from the files of a checkpoint, without engine or cluster."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,33 +10,37 @@ from safetensors.torch import save_file
 
 from cluster.checkpoints import CheckpointStore
 from fpig_core.bundle import load_bundle, save_bundle
-from fpig_core.models import model_config_to_dict
+from fpig_core.models import build_model, model_config_to_dict
 from jobs import export
-from tests.methods import build_method
+from tests.methods import METHOD_CONFIGS, build_method
 
 NUM_WORKERS = 2
 
 
 def write_run(run: Path, model: torch.nn.Module, *, batch: int, ranks: range = range(NUM_WORKERS)) -> str:
-    """What workers leave of ``model``: weights by name, dealt out, beside moments that an export has no use for."""
+    """What workers leave of ``model``: parameters by name, dealt out, beside moments that an export has no use for; and
+    the first one also its buffers."""
     run.mkdir(exist_ok=True)
     (run / "experiment.json").write_text(json.dumps({"model": model_config_to_dict(model.config)}))  # pyright: ignore[reportArgumentType]
     store = CheckpointStore(str(run / "checkpoints"))
     folder = store.new_folder(batch)
+    parameters = dict(model.named_parameters())
+    buffers = {f"buffer/model.{name}": held for name, held in model.state_dict().items() if name not in parameters}
     for rank in ranks:
         local = run / f"{folder}-{rank}"
         local.mkdir()
-        names = list(model.state_dict())[rank::NUM_WORKERS]
-        share = {f"weight/model.{name}": model.state_dict()[name].contiguous() for name in names}
+        names = list(parameters)[rank::NUM_WORKERS]
+        share = {f"weight/model.{name}": parameters[name].detach().contiguous() for name in names}
         moments = {f"exp_avg/model.{name}": torch.zeros(1) for name in names}
-        save_file(share | moments, local / f"state-{rank:05d}.safetensors")
+        save_file(share | moments | ({} if rank else buffers), local / f"state-{rank:05d}.safetensors")
         store.put(folder, local, rank=rank, num_workers=NUM_WORKERS, batch=batch, best_val_r1=1.0)
     return folder
 
 
-@pytest.mark.parametrize("name", ["fpig", "vip_mean", "eercf", "t2v2t"])
+@pytest.mark.parametrize("name", ["fpig", "vip_mean", "eercf", "t2v2t", "fpig, fixed ends"])
 def test_the_bundle_is_the_model_that_was_saved(tmp_path, name) -> None:
-    model = build_method(name)
+    fixed_ends = dataclasses.replace(METHOD_CONFIGS["fpig"], train_bos_eos=False)
+    model = build_model(fixed_ends) if name == "fpig, fixed ends" else build_method(name)
     write_run(tmp_path / "run", model, batch=7)
     report = export.main(export.Args(run=str(tmp_path / "run"), out=str(tmp_path / "out")))
     assert report.summary["batch"] == 7
