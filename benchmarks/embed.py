@@ -87,7 +87,7 @@ def scaling(folder: Path, *, num_videos: tuple[int, int], quick: bool) -> Result
     name = "tiny" if quick else SCALED
     save_model(folder / "model", name)
     frames = [stored_frames(folder, name, num) for num in num_videos]
-    sizes = {"part_rows": SCALED_BATCH, "batch_size": SCALED_BATCH}
+    sizes: dict[str, Any] = {"part_rows": SCALED_BATCH, "batch_size": SCALED_BATCH}
     one = EmbedSettings(**sizes, num_actors=1, cpus_per_actor=1, cpus_per_decoder=0.5)
     sides: dict[str, list[float]] = {"one model": [], "two models": []}
     for _ in range(1 if quick else SCALED_REPEATS):
