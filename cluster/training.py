@@ -183,7 +183,11 @@ class _Room:
             StoppedError: there is no need for it.
         """
         placement, should_stop = self._placement, self._should_stop
-        enough = placement.fewest_workers if self._num_workers else placement.num_workers
+        if self._outgrown:
+            # What the smaller group had comes back within moments, on a busy node later.
+            enough = int(min(self._outgrown + 1, self._most))
+        else:
+            enough = placement.fewest_workers if self._num_workers else placement.num_workers
         try:
             found = wait_for_room(
                 placement, use_gpu=self.use_gpu, enough=enough, wait_s=self._wait_s, should_stop=should_stop

@@ -34,6 +34,7 @@ class Scene:
     newest: Checkpoint | None = None
     starts: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     told: list[str] = dataclasses.field(default_factory=list)
+    waits: list[int] = dataclasses.field(default_factory=list)
     wants_stop: Callable[[], bool] = bool
     is_starved: Callable[[], bool] = bool
     cpus: float = 99.0
@@ -50,7 +51,8 @@ class Scene:
     def save(self, batch: int) -> None:
         self.newest = Checkpoint(folder=f"batch-{batch}", batch=batch, best_val_r1=0.0, files={})
 
-    def room(self) -> int:
+    def room(self, *, enough: int = 0) -> int:
+        self.waits.append(enough)
         found = self.rooms.pop(0) if len(self.rooms) > 1 else self.rooms[0]
         if not found:
             raise ValueError("too little")
@@ -76,7 +78,7 @@ def play(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "run_group", run_group)
     monkeypatch.setattr(training, "uses_gpus", lambda placement: False)
     monkeypatch.setattr(training, "asking_for_nodes", lambda *_, **__: contextlib.nullcontext())
-    monkeypatch.setattr(training, "wait_for_room", lambda *_, **__: scene.room())
+    monkeypatch.setattr(training, "wait_for_room", lambda *_, enough, **__: scene.room(enough=enough))
     monkeypatch.setattr(training, "node_resources", lambda: [{"CPU": scene.cpus}])
     monkeypatch.setattr(training, "spare_resources", lambda: [{"CPU": scene.spare_cpus}])
     monkeypatch.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: scene.now))
@@ -162,7 +164,7 @@ def test_a_stop_whose_group_fails_is_a_failure_with_its_cause(monkeypatch, caplo
 def test_who_is_asked_to_stop_while_it_waits_for_room_starts_no_group(monkeypatch) -> None:
     scene = Scene(Placement(), [fails(after=2)])
 
-    def stop() -> int:
+    def stop(*, enough: int) -> int:
         scene.stopped = bool(scene.starts)
         return 2
 
@@ -215,9 +217,10 @@ def test_a_smaller_group_makes_way_for_a_larger_one(monkeypatch) -> None:
         scene.save(5)
 
     placement = Placement(num_workers=2, min_workers=1, grow_after_s=0)
-    scene = Scene(placement, [make_way, to_the_end], rooms=[1, 2])
+    scene = Scene(placement, [make_way, fails(after=7), to_the_end], rooms=[1, 2, 1])
     play(scene, monkeypatch)
-    assert scene.starts == [(0, 1), (5, 2)]
+    assert scene.starts == [(0, 1), (5, 2), (7, 1)]
+    assert scene.waits == [2, 2, 1], "the room that was seen is waited for, and no more"
 
 
 def test_a_group_grows_by_what_is_left_beside_it(monkeypatch) -> None:
