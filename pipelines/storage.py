@@ -189,7 +189,11 @@ def writing(url: str) -> Iterator[IO[bytes]]:
 
 
 def copy(source_url: str, url: str) -> None:
-    """Copy an object of any size in bounded memory; it appears at once."""
+    """Copy an object of any size in bounded memory, inside its store if it stays there; it appears at once."""
+    (source_store, source), (store, path) = _resolve(source_url), _resolve(url)
+    if source_store is store and isinstance(store, ObjectStore):
+        store.cp_file(source, path)
+        return
     with writing(url) as sink:
         for chunk in read_chunks(source_url):
             sink.write(chunk)

@@ -62,6 +62,17 @@ def test_upload_equals_write(folder, tmp_path):
     assert storage.read_bytes(storage.join(folder, "deep/x")) == source.read_bytes()
 
 
+@pytest.mark.parametrize("num_bytes", [0, 5000, 6 << 20])
+def test_a_copy_equals_its_source(folder, tmp_path, monkeypatch, num_bytes):
+    monkeypatch.setattr("s3fs.core.MANAGED_COPY_THRESHOLD", 5 << 20)
+    data = os.urandom(num_bytes)
+    for source in (storage.join(folder, "a/source"), str(tmp_path / "elsewhere")):
+        storage.write_bytes(source, data)
+        storage.copy(source, storage.join(folder, "deep/copy"))
+        assert storage.read_bytes(storage.join(folder, "deep/copy")) == data
+        storage.remove(storage.join(folder, "deep/copy"))
+
+
 def test_a_failed_write_leaves_the_old_object_and_no_draft(tmp_path, monkeypatch):
     url = str(tmp_path / "x")
     storage.write_bytes(url, b"old")
