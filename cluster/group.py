@@ -64,12 +64,14 @@ def run_group(
     use_gpu: bool,
     on_report: OnReport,
     should_stop: Callable[[], bool],
+    is_outgrown: Callable[[], bool],
     is_starved: Callable[[], bool],
 ) -> None:
     """Train with one group from ``checkpoint`` on, a worker for each share, until the stream ends or ``should_stop``.
 
-    A group that is asked to stop saves a checkpoint first; one that is starved is ended. ``shares`` must start at the
-    checkpoint. What else is raised meanwhile, such as an interrupt, ends the group, and nothing waits for its end.
+    A group that is asked to stop saves a checkpoint first, and so does one that ``is_outgrown``; one that is starved is
+    ended. Both are asked once there are workers, which hold their resources. ``shares`` must start at the checkpoint.
+    What else is raised meanwhile, such as an interrupt, ends the group, and nothing waits for its end.
 
     Raises:
         ray.train.TrainingFailedError: a worker failed, hung, or its node was lost.
@@ -97,7 +99,13 @@ def run_group(
                 worker_runtime_env={} if use_gpu else {"env_vars": WITHOUT_GPU},
             ),
         )
-        watch = _Watch(board, hang_after_s=task.placement.hang_after_s, should_stop=should_stop, is_starved=is_starved)
+        watch = _Watch(
+            board,
+            hang_after_s=task.placement.hang_after_s,
+            should_stop=should_stop,
+            is_outgrown=is_outgrown,
+            is_starved=is_starved,
+        )
         training = _in_thread(trainer.fit)
         try:
             while wait([training], timeout=WATCH_S).not_done:
@@ -127,20 +135,26 @@ class _Watch:
     """What the driver does while a group works."""
 
     def __init__(
-        self, board: Any, *, hang_after_s: float, should_stop: Callable[[], bool], is_starved: Callable[[], bool]
+        self,
+        board: Any,
+        *,
+        hang_after_s: float,
+        should_stop: Callable[[], bool],
+        is_outgrown: Callable[[], bool],
+        is_starved: Callable[[], bool],
     ):
         self._board, self._hang_after_s = board, hang_after_s
-        self._should_stop, self._is_starved = should_stop, is_starved
+        self._should_stop, self._is_outgrown, self._is_starved = should_stop, is_outgrown, is_starved
         self._asked: Any = None
         self._beats: dict[int, Any] = {}
         self._ended: set[int] = set()
 
     def look(self) -> None:
         """Pass on the wish to stop, and end workers that hang or starve: the group fails, and Ray cleans up."""
-        if self._asked is None and self._should_stop():
-            self._asked = self._board.ask_to_stop.remote()
         beats: Any = ray.get(self._board.read.remote())
         self._beats = beats
+        if self._asked is None and (self._should_stop() or (beats and self._is_outgrown())):
+            self._asked = self._board.ask_to_stop.remote()
         for rank, story in hanging(beats, bound_s=self._hang_after_s).items():
             if rank not in self._ended:
                 logger.warning("%s: ending it, to start again from the newest checkpoint", story)

@@ -115,7 +115,8 @@ def _run_group(
                 newest,
                 use_gpu=room.use_gpu,
                 on_report=on_report,
-                should_stop=lambda: should_stop() or room.is_larger(),
+                should_stop=should_stop,
+                is_outgrown=room.is_larger,
                 is_starved=room.is_starved,
             )
         except TrainingFailedError as error:

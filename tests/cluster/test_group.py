@@ -5,10 +5,12 @@ import types
 from typing import Any
 
 import pytest
+import ray
 from ray.train import WorkerGroupError
 
 from cluster import group
 from cluster.placement import Placement
+from cluster.pulse import Beat, open_board
 
 LIMIT_S = 60
 
@@ -98,9 +100,21 @@ def test_what_ends_the_watch_waits_for_neither_training_nor_reports(ray_local, m
     kill = group.ray.kill
     monkeypatch.setattr(group.ray, "kill", lambda actor: ended.append(actor) if actor == "worker" else kill(actor))
     task: Any = types.SimpleNamespace(run_url=str(tmp_path), placement=Placement())
+    never = {"should_stop": bool, "is_outgrown": bool, "is_starved": bool}
     with pytest.raises(error):
-        group.run_group(task, [()], None, use_gpu=False, on_report=handler, should_stop=bool, is_starved=bool)
+        group.run_group(task, [()], None, use_gpu=False, on_report=handler, **never)
     assert not over.is_set()
     assert ended == ["worker"]
     over.set()
     handler.go.set()
+
+
+def test_a_group_is_held_against_the_cluster_once_it_has_workers(ray_local) -> None:
+    """Before, the room that it will take looks free."""
+    alive = Beat(batch=0, stage="start", lasting_s=0, where="here", actor=None)
+    with open_board() as board:
+        watch = group._Watch(board, hang_after_s=LIMIT_S, should_stop=bool, is_outgrown=lambda: True, is_starved=bool)
+        watch.look()
+        assert not ray.get(board.beat.remote(0, alive))
+        watch.look()
+        assert ray.get(board.beat.remote(0, alive))

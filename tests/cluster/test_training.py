@@ -68,11 +68,13 @@ def play(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         yield open_streams[-1]
         open_streams.pop()
 
-    def run_group(task: Any, shares: Any, checkpoint: Any, *, should_stop: Any, is_starved: Any, **_: Any) -> None:
+    def run_group(
+        task: Any, shares: Any, checkpoint: Any, *, should_stop: Any, is_outgrown: Any, is_starved: Any, **_: Any
+    ) -> None:
         assert open_streams == [shares]
         assert shares[0] == (checkpoint.batch if checkpoint else 0)
         scene.starts.append(shares)
-        scene.wants_stop, scene.is_starved = should_stop, is_starved
+        scene.wants_stop, scene.is_starved = (lambda: should_stop() or is_outgrown()), is_starved
         next(groups)(scene)
 
     monkeypatch.setattr(training, "run_group", run_group)
