@@ -63,6 +63,11 @@ def manifest_of(url: str, meta: Mapping[str, Any], *, manifest: str = "") -> Man
     """
     wanted = meta["manifest_digest"]
     where = manifest or kept_manifest(url, wanted)
+    if not manifest and not storage.exists(where):
+        raise ValueError(
+            f"got no manifest at {where}, wanted the one from which the corpus was made; the same embed_corpus command "
+            "keeps it there and embeds nothing again, or say with --manifest where it is"
+        )
     found = load_manifest(where)
     if found.digest != wanted:
         raise ValueError(

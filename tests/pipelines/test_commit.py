@@ -102,6 +102,18 @@ def test_a_manifest_that_was_written_anew_is_not_committed(manifest, tmp_path):
     assert storage.list_files(f"{url}/manifests") == []
 
 
+def test_a_manifest_that_is_gone_is_kept_by_another_commit(manifest, tmp_path):
+    url, spec = str(tmp_path), make_spec()
+    write_corpus(url, spec, manifest)
+    before = read_committed(url)
+    storage.remove(storage.list_files(f"{url}/manifests")[0])
+    with pytest.raises(ValueError, match=r"got no manifest at .*manifests/.*the same embed_corpus command keeps it"):
+        manifest_of(url, before)
+    write_corpus(url, spec, manifest)
+    assert manifest_of(url, read_committed(url)).table.equals(manifest.table)
+    assert read_committed(url) == before
+
+
 def test_manifests_of_earlier_commits_stay_until_they_are_removed(tmp_path):
     url, spec = str(tmp_path), make_spec()
     small, large = make_manifest(10, shard_rows=5), make_manifest(17, shard_rows=5)
