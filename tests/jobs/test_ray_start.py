@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +69,10 @@ class Submitted(Training):
         return not self.status().is_terminal()
 
     def ends(self, status: JobStatus) -> None:
-        self.wait_until(lambda: self.status() == status or not self.is_running())
+        deadline = time.monotonic() + 600
+        while self.is_running():
+            assert time.monotonic() < deadline, self.log()[-4000:]
+            time.sleep(0.05)
         assert self.status() == status, self.log()[-4000:]
 
     def log(self) -> str:
