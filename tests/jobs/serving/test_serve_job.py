@@ -124,7 +124,7 @@ def test_a_submitted_job_serves_a_bucket_until_it_is_stopped(moto, s3_server, tm
     # Not tmp_path: Ray's sockets do not fit below a path that long.
     with tempfile.TemporaryDirectory(prefix="ray") as folder, ray_head(Path(folder), more_env=moto) as head:
         embed = ["--model", f"{root}/model", "--manifest", f"{root}/shards", "--out", f"{root}/corpus"]
-        ray_job(head, "submit", *package, "jobs.embed_corpus", *embed, "--part-rows", "4", "--tracking", "none")
+        ray_job(head, "submit", *package, "jobs.embed_corpus", *embed, "--batch-size", "4", "--tracking", "none")
         serve = ["--corpus", f"{root}/corpus", "--port", str(port)]
         ray_job(head, "submit", "--submission-id", "search", "--no-wait", *package, "jobs.serve", *serve)
         wait_for(answers(f"{address}/healthz"))
