@@ -58,9 +58,14 @@ class MadeUp(Source):
         vector_BD = np.random.default_rng(0).standard_normal((rows.num_rows, _width(bundle)), np.float32)
         vector_BD /= np.linalg.norm(vector_BD, axis=1, keepdims=True)
         meta = {"model_id": MODEL_ID}
-        index = ExactIndex(vector_BD)
-        about: dict[str, Any] = {"corpus_url": self.url, "meta": meta, "read_commit": lambda: meta}
-        searcher = Searcher(bundle=bundle, index=index, rows=rows, **about)
+        searcher = Searcher(
+            bundle=bundle,
+            index=ExactIndex(vector_BD),
+            rows=rows,
+            corpus_url=self.url,
+            meta=meta,
+            read_commit=lambda: meta,
+        )
         media = Media(manifest=manifest, preprocess=config.preprocess)
         return Service(bundle=bundle, searcher=searcher, media=media, rows=UidRows(manifest), limits=self.limits)
 

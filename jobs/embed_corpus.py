@@ -128,7 +128,8 @@ def place_model(model: str, folder: Path, plan: EmbedPlan) -> str:
     url = storage.join(plan.out_url, "model")
     for path in sorted(folder.iterdir()):
         target = storage.join(url, path.name)
-        if not storage.exists(target) or storage.size(target) != path.stat().st_size:
+        there = storage.stamp(target)
+        if there is None or there[0] != path.stat().st_size:
             storage.upload(path, target)
     return url
 
