@@ -22,6 +22,8 @@ from pipelines import storage
 
 EXAMPLE = "python -m jobs.serve --corpus runs/demo/corpus"
 TICK_S = 0.5
+LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "localhost", "::1": "[::1]"}
+"""Names of this machine for itself, and how a Host header says them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,9 @@ class Args:
     """Address to listen on. Everybody who reaches it may search, and watch every video."""
     port: int = 8000
     """Port to listen on."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that it may be called by (the Host header), or *; by default any, but on loopback only loopback's: pages of
+    strangers could otherwise give it a name of theirs, and read what it answers."""
     replicas: int = 1
     """Processes that answer, each with the whole model and index."""
     cpus: float = 0.5
@@ -62,6 +67,8 @@ class Args:
             raise ValueError("got both or none of --corpus and --index, wanted one of them")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"got port={self.port}, wanted 1 to 65535")
+        if wrong := [name for name in self.allowed_hosts if "*" in name.removeprefix("*.") and name != "*"]:
+            raise ValueError(f"got --allowed-hosts {wrong[0]}, wanted names, *.name or *")
         if self.replicas < 1 or self.threads < 1 or self.cpus <= 0 or self.gpus < 0:
             raise ValueError(
                 f"got replicas={self.replicas}, threads={self.threads}, cpus={self.cpus}, gpus={self.gpus}; "
@@ -80,10 +87,16 @@ class Args:
             limits=self.limits,
         )
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names that requests may call the service by."""
+        return self.allowed_hosts or (tuple(LOOPBACK.values()) if self.host in LOOPBACK else ("*",))
+
     def application(self) -> Application:
         """What Ray Serve runs."""
         return build(
             self.source,
+            allowed_hosts=self.hosts,
             num_replicas=self.replicas,
             cpus=self.cpus,
             gpus=self.gpus,
@@ -94,6 +107,8 @@ class Args:
 
 def from_config(values: dict[str, Any]) -> Application:
     """The same from fields of ``Args`` in a config of Ray Serve (``cluster/manifests/rayservice-search.yaml``).
+
+    It listens where that config says; ``host`` tells whether that is loopback.
 
     Raises:
         ValueError, TypeError: as ``Args``.

@@ -4,13 +4,14 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from jobs.serving.batching import Answer
 from jobs.serving.errors import ApiError, error_response, of_validation
@@ -28,8 +29,11 @@ log = logging.getLogger(__name__)
 Search = Callable[[SearchRequest], Awaitable[Answer]]
 
 
-def make_app(service: Service, *, search: Search | None = None) -> FastAPI:
-    """The application. ``search`` answers one request, perhaps together with others; by default alone, in a thread."""
+def make_app(service: Service, *, search: Search | None = None, allowed_hosts: Sequence[str] = ("*",)) -> FastAPI:
+    """The application. ``search`` answers one request, perhaps together with others; by default alone, in a thread.
+
+    ``allowed_hosts``: names that requests may call it by; others get 400.
+    """
     limits, metrics = service.limits, service.metrics
     metrics.videos.set(service.searcher.num_videos)
     search = search or search_alone(service)
@@ -62,6 +66,7 @@ def make_app(service: Service, *, search: Search | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
     app.add_middleware(NoTraces, metrics=metrics)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts, www_redirect=False)
     app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(SecurityHeaders)
     return app

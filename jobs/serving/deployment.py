@@ -37,10 +37,10 @@ REQUEST_TIMEOUT_S = 120.0
 class SearchReplica:
     """One replica. It takes requests once ``__init__`` is done: the model and the index are loaded."""
 
-    def __init__(self, source: Source, num_threads: int) -> None:
+    def __init__(self, source: Source, num_threads: int, allowed_hosts: Sequence[str]) -> None:
         Path(os.environ[FOLDER]).mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(num_threads)
-        self._service = source.open()
+        self._service, self._allowed_hosts = source.open(), allowed_hosts
         limits = self._service.limits
         # Judging candidates reads from a store, which may keep it waiting for minutes: other searches go on.
         self._threads = {judges: ThreadPoolExecutor(1, thread_name_prefix="search") for judges in (False, True)}
@@ -53,7 +53,7 @@ class SearchReplica:
             batch.set_batch_wait_timeout_s(limits.batch_wait_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._service, search=self.search)
+        return make_app(self._service, search=self.search, allowed_hosts=self._allowed_hosts)
 
     async def search(self, request: SearchRequest) -> Answer:
         """One request, answered together with those that came at the same time.
@@ -87,7 +87,14 @@ class SearchReplica:
 
 
 def build(
-    source: Source, *, num_replicas: int, cpus: float, gpus: float, num_threads: int, metrics_folder: str
+    source: Source,
+    *,
+    allowed_hosts: Sequence[str],
+    num_replicas: int,
+    cpus: float,
+    gpus: float,
+    num_threads: int,
+    metrics_folder: str,
 ) -> Application:
     """The application, to be run by Ray Serve."""
     deployment = serve.deployment(
@@ -107,7 +114,7 @@ def build(
         max_constructor_retry_count=3,
         logging_config=QUIET,
     )
-    return deployment.bind(source, num_threads)
+    return deployment.bind(source, num_threads, allowed_hosts)
 
 
 def start(application: Application, *, host: str, port: int) -> None:

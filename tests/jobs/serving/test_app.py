@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from jobs.serve import Args
 from jobs.serving.app import make_app
 from jobs.serving.errors import busy
 from jobs.serving.limits import ServeLimits
@@ -214,6 +215,23 @@ def test_every_answer_carries_the_security_headers(client, uids):
         policy = headers["content-security-policy"]
         assert policy.startswith("default-src 'none'")
         assert "unsafe-inline" not in policy.split("script-src")[-1].split(";")[0] or "script-src" not in policy
+
+
+def test_a_service_answers_to_its_names_alone(service):
+    loopback, named = Args(corpus="corpus").hosts, Args(corpus="corpus", allowed_hosts=("*.example.org",)).hosts
+    for hosts, host, status in [
+        (loopback, "127.0.0.1:8000", 200),
+        (loopback, "localhost:8000", 200),
+        (loopback, "[::1]:8000", 200),
+        (loopback, "rebound.example.com:8000", 400),
+        (named, "search.example.org", 200),
+        (named, "127.0.0.1:8000", 400),
+        (Args(corpus="corpus", host="0.0.0.0").hosts, "anything", 200),  # noqa: S104 - nothing listens
+    ]:
+        with TestClient(make_app(service, allowed_hosts=hosts)) as client:
+            answer = client.get("/healthz", headers={"Host": host})
+        assert answer.status_code == status, (hosts, host)
+        assert "nosniff" in answer.headers["x-content-type-options"]
 
 
 def test_the_page_brings_everything_it_needs(client):

@@ -159,6 +159,8 @@ def test_wrong_requests_start_nothing(tmp_path):
         main(Args(corpus=corpus, port=server.getsockname()[1]))
     with pytest.raises(ValueError, match="--corpus and --index"):
         Args()
+    with pytest.raises(ValueError, match=r"--allowed-hosts a\*b"):
+        Args(corpus=corpus, allowed_hosts=("a*b",))
     with pytest.raises(ValueError, match="port=0"):
         Args(corpus=corpus, port=0)
     with pytest.raises(ValueError, match="embed_corpus"):
