@@ -1,5 +1,5 @@
 """A training step through Ray Train and DeepSpeed beside plain PyTorch (6), what the loss over workers costs (7), two
-workers beside one (8), and what metrics cost (13).
+workers beside one (8), beside what two processes apart reach on the same cores, and what metrics cost (13).
 
 Frames are on hand: a stream of made-up blocks, so that no decoding competes for the cores. Every worker has one thread.
 A step time is the mean of the second half of the steps; a group's is told by its metric points (batch ÷ samples per
@@ -50,13 +50,15 @@ def main() -> None:
     torch.set_num_threads(1)
     repeats, num_steps = (1, 6) if quick else (REPEATS, NUM_STEPS)
     connect(dashboard=True)
-    times: dict[str, list[float]] = {name: [] for name in ("bare", "one worker", "two workers", "metrics")}
+    times: dict[str, list[float]] = {name: [] for name in ("bare", "apart", "one worker", "two workers", "metrics")}
     shares: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(repeats):
             here = Path(folder) / str(repeat)
             silent: dict[str, Any] = {"num_steps": num_steps, "log_every": num_steps // 2}
-            times["bare"].append(bare_step_s(num_steps=num_steps))
+            here.mkdir()
+            times["bare"].append(bare_step_s(slice(None), num_steps=num_steps))
+            times["apart"].append(apart_step_s(here, num_steps=num_steps))
             times["one worker"].append(group_step_s(here / "one", Tracker(), **silent))
             times["two workers"].append(group_step_s(here / "two", Tracker(), **silent, num_workers=2))
             spec = TrackerSpec(uri=f"sqlite:///{here}/mlflow.db", run_name="bench", spool_dir=f"{here}/spool")
@@ -93,7 +95,8 @@ def results(times: dict[str, list[float]], shares: list[dict[str, float]]) -> li
             what=f"{setting}: samples/s of two workers ÷ one worker",
             wanted="floor 1.4, goal 1.6",
             figures=ratio("one worker", "two workers"),
-            sides={name: sides[name] for name in ("one worker", "two workers")},
+            sides={name: sides[name] for name in ("one worker", "two workers")}
+            | {"plain PyTorch, two processes with half the batch each ÷ one": str(ratio("bare", "apart")["wall"])},
         ),
         Result(
             goal=13,
@@ -112,11 +115,11 @@ def make_inputs(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(frames)[rows], words[rows], torch.ones(BATCH, dtype=torch.bool)[rows]
 
 
-def bare_step_s(*, num_steps: int) -> float:
+def bare_step_s(rows: slice, *, num_steps: int) -> float:
     """The training step without engine: forward, backward, clipping, AdamW, clamp."""
     torch.manual_seed(0)
     model = build_model(CONFIG)
-    step, inputs = TrainingStep(model), make_inputs(slice(None))
+    step, inputs = TrainingStep(model), make_inputs(rows)
     optimizer = make_optimizer(step, Optim())
     seconds = []
     for number in range(num_steps):
@@ -128,6 +131,22 @@ def bare_step_s(*, num_steps: int) -> float:
         model.clamp()
         seconds.append(time.perf_counter() - start)
     return statistics.fmean(seconds[num_steps // 2 :])
+
+
+def apart_step_s(folder: Path, *, num_steps: int) -> float:
+    """The same in two processes at once, with half the batch each and nothing in common: what the cores give."""
+    spawn(_half_alone, args=(str(folder), num_steps), nprocs=2)
+    return statistics.fmean(float((folder / f"apart-{rank}").read_text()) for rank in range(2))
+
+
+def _half_alone(rank: int, folder: str, num_steps: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/apart", rank=rank, world_size=2)
+    dist.barrier()
+    half = BATCH // 2
+    seconds = bare_step_s(slice(rank * half, (rank + 1) * half), num_steps=num_steps)
+    Path(folder, f"apart-{rank}").write_text(str(seconds))
+    dist.destroy_process_group()
 
 
 def group_step_s(folder: Path, tracker: Tracker, *, num_steps: int, log_every: int, num_workers: int = 1) -> float:
@@ -179,7 +198,6 @@ def made_up_stream(num_batches: int) -> MakeStream:
 
 def loss_share(folder: Path, *, num_steps: int) -> dict[str, float]:
     """The part of a step of two gloo workers that loss and gather take; the gradient's error against one worker."""
-    folder.mkdir(parents=True, exist_ok=True)
     spawn(_two_workers, args=(str(folder), num_steps), nprocs=2)
     told: Any = torch.load(folder / "told.pt", weights_only=True)
     torch.manual_seed(0)
