@@ -1,4 +1,4 @@
-"""Count the bytes of videos that the tasks of an embedding read, also if they are killed afterwards.
+"""Count the videos that the tasks of an embedding read, also if they are killed afterwards.
 
 A job of Ray calls ``install`` in each of its worker processes (``worker_process_setup_hook``).
 """
@@ -20,14 +20,12 @@ def install() -> None:
 
     def read_videos(manifest: Any, samples: Any, **options: Any) -> Iterator[Any]:
         yield from read(manifest, samples, **options)
-        num_bytes = sum(sample["video_bytes"] for sample in samples)
         with (Path(os.environ[FOLDER_VARIABLE]) / str(os.getpid())).open("a") as counts:
-            counts.write(f"{len(samples)} {num_bytes}\n")
+            counts.write(f"{len(samples)}\n")
 
     embed_stages.read_videos = read_videos
 
 
-def counted(folder: Path) -> tuple[int, int]:
-    """Videos and bytes that were read so far."""
-    lines = [line.split() for file in folder.iterdir() for line in file.read_text().splitlines()]
-    return sum(int(number) for number, _ in lines), sum(int(num_bytes) for _, num_bytes in lines)
+def counted(folder: Path) -> int:
+    """Videos that were read so far."""
+    return sum(int(line) for file in folder.iterdir() for line in file.read_text().splitlines())
