@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 LIMIT_S = 1200
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["cluster.engine", "tests.methods"])  # imported once, not in each process
 
 
 def run_workers(function: Callable[..., Any], num_workers: int, *args: Any) -> list[Any]:
@@ -18,7 +20,7 @@ def run_workers(function: Callable[..., Any], num_workers: int, *args: Any) -> l
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=CONTEXT) as pool:
         tasks = [pool.submit(_work, function, rank, num_workers, port, args) for rank in range(num_workers)]
         wait(tasks, timeout=LIMIT_S, return_when=FIRST_EXCEPTION)
         if failed := [task for task in tasks if task.done() and task.exception()]:
