@@ -140,13 +140,19 @@ def apart_step_s(folder: Path, *, num_steps: int) -> float:
 
 
 def _half_alone(rank: int, folder: str, num_steps: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/apart", rank=rank, world_size=2)
+    rows = _meet(rank, f"{folder}/apart-meeting")
     dist.barrier()
-    half = BATCH // 2
-    seconds = bare_step_s(slice(rank * half, (rank + 1) * half), num_steps=num_steps)
+    seconds = bare_step_s(rows, num_steps=num_steps)
     Path(folder, f"apart-{rank}").write_text(str(seconds))
     dist.destroy_process_group()
+
+
+def _meet(rank: int, place: str) -> slice:
+    """Form a group of two processes with one thread each -> the rows that are this one's half of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    half = BATCH // 2
+    return slice(rank * half, (rank + 1) * half)
 
 
 def group_step_s(folder: Path, tracker: Tracker, *, num_steps: int, log_every: int, num_workers: int = 1) -> float:
@@ -210,13 +216,11 @@ def loss_share(folder: Path, *, num_steps: int) -> dict[str, float]:
 
 
 def _two_workers(rank: int, folder: str, num_steps: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    rows = _meet(rank, f"{folder}/meeting")
     torch.manual_seed(0)
     model = build_model(CONFIG)
-    rows = BATCH // 2
-    frames, words, valid = make_inputs(slice(rank * rows, (rank + 1) * rows))
-    noise, step = Noise(seed=0, first=rank * rows), TrainingStep(model, gather=gather, rank=rank)
+    frames, words, valid = make_inputs(rows)
+    noise, step = Noise(seed=0, first=rows.start), TrainingStep(model, gather=gather, rank=rank)
     step_s, loss_s = [], []
     for _ in range(num_steps):
         step.zero_grad()

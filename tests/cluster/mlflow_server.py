@@ -4,18 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
+from tests.waiting import wait_until
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 150) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+STARTS_WITHIN_S = 150
 
 
 class Server:
@@ -39,7 +34,7 @@ class Server:
                 start_new_session=True,
                 env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )
-        wait_until(self._answers)
+        wait_until(self._answers, limit_s=STARTS_WITHIN_S)
 
     def _answers(self) -> bool:
         try:

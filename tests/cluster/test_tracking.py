@@ -13,7 +13,8 @@ from cluster.redact import redact
 from cluster.spool import Spool
 from cluster.tracking import MlflowTracker, TrackerSpec, clean_key, flatten, open_tracker
 from fpig_core.bundle import bundle_id
-from tests.cluster.mlflow_server import Server, wait_until
+from tests.cluster.mlflow_server import Server
+from tests.waiting import wait_until
 
 NOWHERE = "http://user:secret@127.0.0.1:9"
 
@@ -127,7 +128,7 @@ def test_a_crash_between_delivery_and_commit_repeats_no_point(spec, monkeypatch)
     monkeypatch.setattr(Spool, "commit", lambda *_, **__: (_ for _ in ()).throw(OSError("process died")))
     tracker.log_metrics({"loss": 0.5, "score": 1.5}, step=1)
     tracker._shipper.flush(0.5)
-    wait_until(lambda: points(spec.uri, tracker.run_id, "loss") == [(1, 0.5)])
+    wait_until(lambda: points(spec.uri, tracker.run_id, "loss") == [(1, 0.5)], limit_s=150)
     tracker._shipper.stop(10)
     tracker._spool.close()
     monkeypatch.undo()

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tests.chaos import (
 )
 from tests.servers import BIN, RayHead, ray_head, ray_node
 from tests.test_layers import ROOT
+from tests.waiting import wait_until
 
 SIZES = ["--model.preprocess.num-frames", "12", "--global-batch", "8", "--epochs", "120"]
 PACE = ["--monitor.checkpoint-every", "100000", "--placement.grow-after-s", "3"]
@@ -69,10 +69,7 @@ class Submitted(Training):
         return not self.status().is_terminal()
 
     def ends(self, status: JobStatus) -> None:
-        deadline = time.monotonic() + 600
-        while self.is_running():
-            assert time.monotonic() < deadline, self.log()[-4000:]
-            time.sleep(0.05)
+        wait_until(lambda: not self.is_running(), limit_s=600, told=lambda: self.log()[-4000:])
         assert self.status() == status, self.log()[-4000:]
 
     def log(self) -> str:

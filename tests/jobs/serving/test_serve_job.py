@@ -26,6 +26,7 @@ from pipelines.manifest import load_manifest
 from tests.served import caption_of, film, write_world
 from tests.servers import BIN, RayHead, answers, end_group, free_ports, ray_head
 from tests.test_layers import ROOT
+from tests.waiting import wait_until
 from tests.worlds import write_model, write_shards
 
 LIMIT_S = 240
@@ -35,14 +36,6 @@ def replicas(process: subprocess.Popen) -> list[psutil.Process]:
     """The living replicas among the descendants of a process; Ray names them by what they serve."""
     family = psutil.Process(process.pid).children(recursive=True)
     return [each for each in family if "ServeReplica:fpig-search" in " ".join(each.cmdline()[:1])]
-
-
-def wait_for(ready, *, limit_s=LIMIT_S):
-    deadline = time.monotonic() + limit_s
-    while not (value := ready()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return value
 
 
 @pytest.mark.slow
@@ -57,7 +50,7 @@ def test_serving_from_start_to_end(tmp_path):
         command += ["--json", str(out)]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
     try:
-        wait_for(lambda: process.poll() is not None or answers(f"{address}/healthz")())
+        wait_until(lambda: process.poll() is not None or answers(f"{address}/healthz")(), limit_s=LIMIT_S)
         assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
         model_id = requests.get(f"{address}/healthz", timeout=10).json()["model_id"]
 
@@ -79,12 +72,12 @@ def test_serving_from_start_to_end(tmp_path):
         assert (part.status_code, part.content) == (206, film(3)[10:60])
         assert requests.get(f"{address}/thumbnails/{uids[3]}.jpg", timeout=60).status_code == 200
 
-        before = wait_for(lambda: len(alive := replicas(process)) == 2 and alive)
+        before = wait_until(lambda: len(alive := replicas(process)) == 2 and alive, limit_s=LIMIT_S)
         before[0].send_signal(signal.SIGKILL)
         with ThreadPoolExecutor(4) as pool:
             codes = Counter(answer.status_code for answer in pool.map(ask, range(1, 13)))
         assert codes[200] >= 12 - 4, codes  # what the lost one was answering is lost with it
-        wait_for(lambda: len(replicas(process)) == 2)
+        wait_until(lambda: len(replicas(process)) == 2, limit_s=LIMIT_S)
         assert {ask(number).status_code for number in range(12)} == {200}
         counted = requests.get(f"{address}/metrics", timeout=60).text
         served = re.search(r'^fpig_requests_total\{route="/search",status="200"\} (\S+)$', counted, re.MULTILINE)
@@ -127,7 +120,7 @@ def test_a_submitted_job_serves_a_bucket_until_it_is_stopped(moto, s3_server, tm
         ray_job(head, "submit", *package, "jobs.embed_corpus", *embed, "--batch-size", "4", "--tracking", "none")
         serve = ["--corpus", f"{root}/corpus", "--port", str(port)]
         ray_job(head, "submit", "--submission-id", "search", "--no-wait", *package, "jobs.serve", *serve)
-        wait_for(answers(f"{address}/healthz"))
+        wait_until(answers(f"{address}/healthz"), limit_s=LIMIT_S)
 
         found = requests.post(f"{address}/search", json={"query": caption_of(1), "top": 6}, timeout=60).json()
         assert found["model_id"] == model_id
@@ -140,7 +133,7 @@ def test_a_submitted_job_serves_a_bucket_until_it_is_stopped(moto, s3_server, tm
 
         ray_job(head, "stop", "search")
         assert "stopped" in ray_job(head, "status", "search").lower()
-        wait_for(lambda: not answers(f"{address}/healthz")())
+        wait_until(lambda: not answers(f"{address}/healthz")(), limit_s=LIMIT_S)
         told = ray_job(head, "logs", "search")
         assert "answering what has come" in told
 
