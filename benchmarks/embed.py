@@ -37,7 +37,7 @@ REPEATS = {"tiny": 3, "ViT-B-32": 1}
 SCALED, SCALED_REPEATS = "ViT-B-32", 3
 # Whole rounds of batches for one model as for two.
 SCALED_BATCH, SCALED_SETS = 8, (16, 64)
-KILLED_SET, KILLS = 1600, 3
+KILLED_SET, KILLS = 3200, 3
 FRAME_SIZE = {"tiny": 32, "ViT-B-32": 224}
 
 

@@ -24,7 +24,7 @@ from pipelines.manifest import Manifest, load_manifest
 from pipelines.part_files import Tally, part_files
 from pipelines.verify import verify_corpus
 
-SETTINGS = EmbedSettings(part_rows=8, batch_size=8, cpus_per_actor=1, cpus_per_decoder=0.5)
+SETTINGS = EmbedSettings(part_rows=8, batch_size=8)
 LIMIT_S = 900
 
 

@@ -1,6 +1,6 @@
 """Embed the videos of a manifest as a Ray Data stream: each missing part once, in order, however often it is killed.
 
-    missing parts → batches → decode tasks (CPU) → model actors → write tasks → receipts
+    missing parts → batches in their turn → decode tasks (CPU) → model actors → write tasks → receipts
 
 A part appears only when it is whole, and its name says what it holds. So a rerun does what is missing and nothing else,
 and so does a run over a manifest that grew.
@@ -28,6 +28,7 @@ from pipelines.part_files import Tally, count_parts, find_parts
 from pipelines.part_plan import Parts, plan_parts
 from pipelines.parts import CorpusSpec, PartCount, Written, preprocess_digest
 from pipelines.places import absolute, local_bundle
+from pipelines.turns import Turns, take_turns
 
 STREAM_PARTS = 1 << 12
 """Parts of one Ray Data stream: its driver remembers something of every block, and drops it when the stream ends."""
@@ -172,16 +173,31 @@ def embed_parts(plan: EmbedPlan, settings: EmbedSettings) -> Iterator[PartCount]
     """Write the missing parts on the Ray cluster and yield a receipt of each as it is written."""
     for first in range(0, len(plan.missing), STREAM_PARTS):
         segment = dataclasses.replace(plan, missing=plan.missing[first : first + STREAM_PARTS])
-        for row in build_stream(segment, settings).iter_rows():
-            yield PartCount(
-                name=str(row["name"]),
-                start=int(row["start"]),
-                num_embedded=int(row["num_embedded"]),
-                rejected=json.loads(row["rejected"]),
-            )
+        ends = segment.missing.batch_ends(settings.batch_size)
+        with take_turns() as turns:
+            turns.allow(batches_ahead(settings))
+            for end, row in zip(ends, build_stream(segment, settings, turns).iter_rows(), strict=True):
+                turns.allow(int(end) + batches_ahead(settings))
+                yield PartCount(
+                    name=str(row["name"]),
+                    start=int(row["start"]),
+                    num_embedded=int(row["num_embedded"]),
+                    rejected=json.loads(row["rejected"]),
+                )
 
 
-def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bool = True) -> Dataset:
+def batches_ahead(settings: EmbedSettings) -> int:
+    """How many batches may be on their way behind the last finished part: what a kill can cost.
+
+    On the cluster as it is now: two batches for each decoding task that has room, and for each model, and two parts
+    that are put together and written.
+    """
+    num_cpus = ray.cluster_resources().get("CPU", 0) - settings.num_actors * settings.cpus_per_actor
+    num_decoders = max(1, int(num_cpus / settings.cpus_per_decoder))
+    return 2 * (num_decoders + settings.num_actors + settings.part_rows // settings.batch_size)
+
+
+def build_stream(plan: EmbedPlan, settings: EmbedSettings, turns: Turns, *, preserve_order: bool = True) -> Dataset:
     """The stream of receipts, not started yet. Without ``preserve_order`` the parts would not be what they claim."""
     size = settings.batch_size
     work = Work(
@@ -196,9 +212,9 @@ def build_stream(plan: EmbedPlan, settings: EmbedSettings, *, preserve_order: bo
     shared = {"refs": [ray.put(work)]}
     actor = (plan.model_url, plan.spec, size, settings.gpus_per_actor > 0, settings.compile)
     with DataContext.current(_context(preserve_order=preserve_order)):
+        numbers = ray.data.range(plan.missing.num_batches(size), override_num_blocks=1)
         return (
-            ray.data.range(plan.missing.num_batches(size), override_num_blocks=1)
-            .repartition(target_num_rows_per_block=1, strict=True)
+            turns.hold_back(numbers.repartition(target_num_rows_per_block=1, strict=True))
             .map_batches(
                 decode_batch,  # pyright: ignore[reportArgumentType]  # Ray does not declare keyword arguments
                 batch_size=1,

@@ -80,18 +80,19 @@ class Parts(Sequence[Part]):
 
     def num_batches(self, batch_size: int) -> int:
         """Batches of at most ``batch_size`` rows, none of which holds rows of two parts."""
-        return int(self._batches(batch_size).sum())
+        return int(self.batch_ends(batch_size)[-1]) if len(self) else 0
+
+    def batch_ends(self, batch_size: int) -> np.ndarray:
+        """How many batches there are up to the end of each part: int64 [parts]."""
+        return np.cumsum(-(-self.sizes.astype(np.int64) // batch_size))
 
     def batch(self, number: int, batch_size: int) -> tuple[Part, range]:
         """The part that a batch belongs to, and the manifest rows of the batch."""
-        ends = np.cumsum(self._batches(batch_size))
+        ends = self.batch_ends(batch_size)
         place = int(np.searchsorted(ends, number, side="right"))
         part = self[place]
         start = part.start + batch_size * (number - (int(ends[place - 1]) if place else 0))
         return part, range(start, min(start + batch_size, part.stop))
-
-    def _batches(self, batch_size: int) -> np.ndarray:
-        return -(-self.sizes.astype(np.int64) // batch_size)
 
     def place(self, start: int) -> int:
         """The place in these parts of the one that begins at a manifest row, -1 if there is none."""

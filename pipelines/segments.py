@@ -14,6 +14,8 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines import STREAM_ENV
+
 PREFETCHED_BLOCKS = 2
 
 MakeSegment = Callable[[int], ray.data.Dataset]
@@ -41,9 +43,11 @@ def deal(make: MakeSegment, *, num_segments: int, num_workers: int) -> Iterator[
     All of them must work through what they receive: a segment begins when the last worker has come to it. Whatever
     still works on the stream ends with the context.
     """
-    # The executing processes come to the node of the one that makes them; this one may not be taken away.
+    # The executing processes come to the node of the one that makes them, and take its environment; this one may not
+    # be taken away.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    segments: Any = _Segments.options(scheduling_strategy=here).remote(make, num_segments, num_workers)
+    env = {"env_vars": STREAM_ENV}
+    segments: Any = _Segments.options(scheduling_strategy=here, runtime_env=env).remote(make, num_segments, num_workers)
     try:
         yield [Share(segments, rank) for rank in range(num_workers)]
     finally:

@@ -17,14 +17,26 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
+from benchmarks.clips import write_copies
+from benchmarks.embed_faults import SETTINGS as FAULTS
+from benchmarks.embed_faults import killed_once
 from fpig_core.bundle import load_bundle
 from pipelines import embed as embed_module
 from pipelines.corpus import read_columns, read_corpus
 from pipelines.decode import decode_frames
-from pipelines.embed import EmbedSettings, build_stream, committed, embed_parts, finish_embedding, plan_embedding
+from pipelines.embed import (
+    EmbedSettings,
+    batches_ahead,
+    build_stream,
+    committed,
+    embed_parts,
+    finish_embedding,
+    plan_embedding,
+)
 from pipelines.manifest import load_manifest
 from pipelines.part_files import Tally
 from pipelines.parts import read_table
+from pipelines.turns import take_turns
 from pipelines.verify import verify_corpus
 from tests.worlds import PREPROCESS, video_bytes, write_model, write_shards
 
@@ -152,8 +164,8 @@ def test_a_late_writer_leaves_what_is_there(world, undisturbed, tmp_path, monkey
 
 def test_decoding_stays_out_of_the_model_actors(world, ray_local, tmp_path):
     shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
-        build_stream(plan_for(world, tmp_path), SETTINGS).explain()
+    with take_turns() as turns, contextlib.redirect_stdout(shown):
+        build_stream(plan_for(world, tmp_path), SETTINGS, turns).explain()
     physical = shown.getvalue().split("Physical Plan (Optimized)")[1]
     assert "TaskPoolMapOperator[MapBatches(decode_batch)]" in physical
     assert "ActorPoolMapOperator[MapBatches(EncodeVideos)]" in physical
@@ -167,8 +179,11 @@ def test_without_preserved_order_no_wrong_part_is_written(world, ray_local, tmp_
     write_shards(tmp_path / "shards", 24, film=lambda number: slow[number] if number < len(slow) else FAST)
     manifest = load_manifest(str(tmp_path / "shards"))
     plan = plan_embedding(manifest, model_url=str(world / "model"), out_url=str(tmp_path / "corpus"), settings=SETTINGS)
-    with pytest.raises(RayTaskError, match="are not the rows of a part"):
-        build_stream(plan, SETTINGS, preserve_order=False).materialize()
+    with take_turns() as turns:
+        turns.allow(plan.missing.num_batches(SETTINGS.batch_size))
+        stream = build_stream(plan, SETTINGS, turns, preserve_order=False)
+        with pytest.raises(RayTaskError, match="are not the rows of a part"):
+            stream.materialize()
 
 
 def test_a_corpus_of_another_model_is_refused(world, undisturbed, tmp_path):
@@ -211,6 +226,12 @@ def test_settings_that_cannot_work_are_refused():
         EmbedSettings(cpus_per_actor=1.0)
 
 
+def test_what_is_on_its_way_goes_by_the_room_for_decoding(ray_local):
+    """8 CPUs: without two actors of 1.5 there are 5 decoders; a part has 3 batches."""
+    assert batches_ahead(SETTINGS) == 2 * (5 + 2 + 3)
+    assert batches_ahead(dataclasses.replace(SETTINGS, cpus_per_decoder=0.5)) == 2 * (10 + 2 + 3)
+
+
 DRIVER = """
 import sys
 import ray
@@ -238,3 +259,15 @@ def test_a_killed_driver_loses_and_doubles_nothing(world, undisturbed, tmp_path)
     embed(world, tmp_path)
     assert verify_corpus(str(tmp_path), load_manifest(str(world / "shards"))).problems == ()
     assert bytes_of(tmp_path) == bytes_of(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_costs_no_more_than_was_on_its_way(world, ray_local, tmp_path):
+    num_videos = 400
+    manifest = write_copies(tmp_path / "videos", FAST, num=num_videos)
+    repeated = killed_once(tmp_path, manifest, world / "model", share=0.5)
+    assert repeated.num_wrong == 0
+    assert repeated.bytes_by_rerun == pytest.approx(0)
+    on_its_way = FAULTS.batch_size * batches_ahead(FAULTS)
+    assert on_its_way < num_videos / 2
+    assert repeated.bytes_again * num_videos <= on_its_way
