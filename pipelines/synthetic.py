@@ -15,6 +15,7 @@ import numpy as np
 from pipelines import storage
 from pipelines.synthetic_captions import describe
 from pipelines.synthetic_world import make_scene, render
+from pipelines.x264 import repeatable
 
 CAPTIONS_NAME = "captions.csv"
 WORLD_NAME = "world.json"
@@ -150,7 +151,7 @@ def encode(frame_FHW3: np.ndarray) -> bytes:
         stream.height, stream.width = frame_FHW3.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.options = {"crf": "23", "preset": "veryfast"}
+        stream.options = {"crf": "23", "preset": "veryfast", "x264-params": repeatable()}
         container.start_encoding()
         for image_HW3 in frame_FHW3:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image_HW3, format="rgb24")))

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from pipelines.decode import DEMUXERS
 from pipelines.limits import VideoLimits
 from pipelines.quarantine import SampleError
+from pipelines.x264 import repeatable
 
 _TIME_BASE = Fraction(1, 90_000)
 # Without the last two, swscale's result depends on what the processor can do.
@@ -184,6 +185,6 @@ def _add_stream(container: OutputContainer, frame: VideoFrame, encoding: Encodin
     stream.options = {
         "crf": str(encoding.crf),
         "preset": encoding.preset,
-        "x264-params": f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:threads=1",
+        "x264-params": repeatable(f"keyint={encoding.gop}", f"min-keyint={encoding.gop}", "scenecut=0"),
     }
     return stream

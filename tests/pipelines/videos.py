@@ -8,6 +8,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from pipelines.x264 import repeatable
+
 
 def make_video(
     *,
@@ -31,7 +33,7 @@ def make_video(
         stream: Any = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = gop
-        stream.options = {"x265-params": "log-level=none"} | (options or {}) if codec == "libx265" else options or {}
+        stream.options = _options(codec, **(options or {}))
         stream.codec_context.max_b_frames = b_frames
         for number in range(num_frames):
             image = np.roll(base_HW3, 2 * number, axis=1).astype(np.uint8)
@@ -42,6 +44,13 @@ def make_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()
+
+
+def _options(codec, **options):
+    """Equal frames become equal bytes."""
+    if codec == "libx264":
+        return options | {"x264-params": repeatable(*filter(None, [options.get("x264-params")]))}
+    return {"x265-params": "log-level=none"} | options if codec == "libx265" else options
 
 
 def all_frames(data):
