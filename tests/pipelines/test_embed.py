@@ -21,6 +21,7 @@ from benchmarks.clips import write_copies
 from benchmarks.embed_faults import SETTINGS as FAULTS
 from benchmarks.embed_faults import killed_once
 from fpig_core.bundle import load_bundle
+from pipelines import STREAM_ENV
 from pipelines import embed as embed_module
 from pipelines.corpus import read_columns, read_corpus
 from pipelines.decode import decode_frames
@@ -38,6 +39,7 @@ from pipelines.part_files import Tally
 from pipelines.parts import read_table
 from pipelines.turns import take_turns
 from pipelines.verify import verify_corpus
+from tests.test_layers import ROOT
 from tests.worlds import PREPROCESS, video_bytes, write_model, write_shards
 
 # Shards of 8 and of 5 videos: batches and parts are filled up.
@@ -245,9 +247,7 @@ embed(Path(sys.argv[1]), Path(sys.argv[2]))
 @pytest.mark.slow
 def test_a_killed_driver_loses_and_doubles_nothing(world, undisturbed, tmp_path):
     address = ray.get_runtime_context().gcs_address
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(world), str(tmp_path), address], cwd=Path(__file__).parents[2]
-    )
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(world), str(tmp_path), address], cwd=ROOT)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("parts/*.parquet")):
         assert driver.poll() is None, "the driver ended before its first part"
@@ -271,3 +271,13 @@ def test_a_killed_driver_costs_no_more_than_was_on_its_way(world, ray_local, tmp
     on_its_way = FAULTS.batch_size * batches_ahead(FAULTS)
     assert on_its_way < num_videos / 2
     assert repeated.bytes_again * num_videos <= on_its_way
+
+
+@pytest.mark.slow
+def test_a_killed_job_leaves_its_cpus_soon():
+    """Ray Data reads the variable when it is imported, which must not be before ``pipelines`` is."""
+    place, kind = "ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler", "RateBasedClusterAutoscaler"
+    code = f"import jobs.embed_corpus\nfrom {place} import {kind}\nprint({kind}.AUTOSCALING_REQUEST_EXPIRE_TIME_S)"
+    env = {name: value for name, value in os.environ.items() if name not in STREAM_ENV}
+    told = subprocess.check_output([sys.executable, "-c", code], env=env, cwd=ROOT, text=True)
+    assert told.split()[-1:] == list(STREAM_ENV.values())
