@@ -150,7 +150,6 @@ def encode(frame_FHW3: np.ndarray) -> bytes:
         stream = container.add_stream("libx264", rate=_FRAMES_PER_S)
         stream.height, stream.width = frame_FHW3.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
         stream.options = {"crf": "23", "preset": "veryfast", "x264-params": repeatable()}
         container.start_encoding()
         for image_HW3 in frame_FHW3:

@@ -179,7 +179,6 @@ def _add_stream(container: OutputContainer, frame: VideoFrame, encoding: Encodin
     stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
     codec = stream.codec_context
     codec.time_base = _TIME_BASE
-    codec.thread_count = 1
     codec.gop_size = encoding.gop
     codec.max_b_frames = 0
     stream.options = {
